@@ -1,0 +1,40 @@
+"""What the commands share: how errors end a command, how sizes are written."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import click
+
+from .errors import CpslError, InputError
+
+
+class Command(click.Command):
+    """A click command in which the project's own errors end with one line and their exit code.
+
+    Ctrl-C ends with exit code 130 and the line the interrupted work left in ``KeyboardInterrupt.args``.
+    ``CPSL_DEBUG=1`` shows tracebacks.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        try:
+            return super().invoke(ctx)
+        except CpslError as error:
+            if os.environ.get("CPSL_DEBUG") == "1":
+                raise
+            click.secho(f"error: {error}", fg="red", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt as interrupt:
+            click.echo(f"interrupted. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
+            ctx.exit(130)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HxW`` as (height, width) in pixels. Raises InputError for anything else."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()) or min(int(height), int(width)) < 16:
+        raise InputError(f"a size is written HEIGHTxWIDTH in pixels, each 16 or more, for example 512x1024; got {text!r}")
+    return int(height), int(width)

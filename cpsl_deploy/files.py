@@ -1,0 +1,93 @@
+"""Files are written whole or not at all; output folders are never overwritten by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; put it in place when the block ends without an error.
+
+    The temporary name keeps the suffix, so that writers that look at it (OpenCV, ONNX) work. On an error
+    nothing is left behind and an earlier file at ``path`` stays as it was. Raises OutputError if the
+    folder is not writable or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_output_error(error: OSError, path: Path) -> OutputError:
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
+        return OutputError(
+            f"the disk is full ({free:.0f} MiB free) while writing {path}. What was there before is "
+            "untouched; free some space or choose another output folder, then run the command again."
+        )
+    return OutputError(f"cannot write {path}: {error.strerror or error}. Choose a writable place.")
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write indented JSON whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def new_output_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Make an output folder, or accept an empty one.
+
+    Raises OutputError if it is a file, or has something in it and ``overwrite`` is false. Nothing is ever
+    deleted: with ``overwrite`` files of the same name are replaced and the others stay.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"an output folder is wanted and {path} is a file. Choose another name.")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise OutputError(
+            f"the output folder {path} is not empty. Choose another one, or give --overwrite to replace "
+            "files of the same name in it."
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    return path
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
