@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,6 +33,13 @@ class Segmenter(nn.Module):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def forward(self, image: Tensor) -> SegmenterOutput:
+        raise NotImplementedError
+
+    def load_pretrained(self, content: Any, origin: str) -> str:
+        """Start from what a pretrained weights file holds (``read_weights``); say what was loaded.
+
+        ``origin`` names the file in errors. Raises ModelFileError if the weights do not fit.
+        """
         raise NotImplementedError
 
     def head_parameters(self) -> list[nn.Parameter]:

@@ -1,0 +1,117 @@
+"""Reading weight files and fitting them into networks, with errors that name what does not fit."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cpsl_deploy.errors import ModelFileError
+
+_SHOWN = 4
+
+
+def read_weights(path: str | Path) -> Any:
+    """What a weights file holds, on the CPU: a dict of tensors for safetensors, else what was saved by torch.
+
+    Torch files are read with ``weights_only=True``: nothing in them is executed. Raises ModelFileError for
+    a missing, damaged or unsafe file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"a weights file is wanted and {path} is not one. Check the path.")
+    try:
+        if _is_safetensors(path):
+            with safe_open(path, "pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(
+            f"{path} is not a weights file that can be read safely ({_first_line(error)}). Save its state "
+            "dict alone: torch.save(model.state_dict(), path)."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"{path} is damaged or not a weights file ({_first_line(error)}). Fetch or write it again."
+        ) from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for a torch file. Raises ModelFileError if it is damaged."""
+    path = Path(path)
+    if not path.is_file() or not _is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path} is damaged or not a safetensors file ({_first_line(error)}). Fetch or write it again."
+        ) from error
+
+
+def state_dict_of(content: Any, origin: str) -> dict[str, Tensor]:
+    """The state dict in what a weights file holds: bare, or as ``state_dict``, ``model_state`` or ``model``.
+
+    A prefix that all keys share from a wrapper (``module.``) is taken off. Raises ModelFileError if there
+    is none.
+    """
+    for wrapper in ("state_dict", "model_state", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        kind = sorted(map(str, content))[:_SHOWN] if isinstance(content, Mapping) else type(content).__name__
+        raise ModelFileError(f"{origin} holds no state dict: a dict of tensors is wanted, this holds {kind}.")
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    for prefix in ("module.", "model."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def fit(module: nn.Module, state: Mapping[str, Tensor], origin: str, *, optional: Iterable[str] = ()) -> str:
+    """Copy ``state`` into ``module`` if it fits exactly; say what was loaded.
+
+    ``optional``: keys of the module that the state may lack, for example batch counters. Raises
+    ModelFileError naming missing, unknown and differently shaped keys, and then changes nothing.
+    """
+    own = module.state_dict()
+    optional = set(optional) | {key for key in own if key.endswith("num_batches_tracked")}
+    problems = {
+        "missing": [key for key in own if key not in state and key not in optional],
+        "unknown": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {_shown(keys)}" for what, keys in problems.items() if keys)
+        raise ModelFileError(f"the weights in {origin} do not fit {type(module).__name__}. {told}.")
+    module.load_state_dict(state, strict=False)
+    count = sum(state[key].numel() for key, _ in module.named_parameters() if key in state)
+    return f"{count:,} parameters in {len(state)} tensors from {origin}"
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By name or content: the first eight bytes are the length of a JSON header that starts with a brace."""
+    if path.suffix == ".safetensors":
+        return True
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:")[:160] if lines else type(error).__name__
+
+
+def _shown(keys: list[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
