@@ -1,0 +1,35 @@
+"""The class prior r: which share of the target's pixels each class is believed to have (CPSL section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ClassPrior(nn.Module):
+    """Counts labels and gives their shares.
+
+    ``smoothing`` mixes in the uniform distribution: r = (1 - smoothing) * shares + smoothing / C, so that a
+    class the warm-up model never predicts is not forbidden by the assignment. 0 is the paper.
+    """
+
+    pixels: Tensor
+
+    def __init__(self, num_classes: int, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("pixels", torch.zeros(num_classes, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, labels: Tensor) -> None:
+        """Add labels of any shape; values outside 0..C-1 do not count."""
+        labels = labels.flatten()
+        labels = labels[(labels >= 0) & (labels < len(self.pixels))]
+        self.pixels += torch.bincount(labels, minlength=len(self.pixels)).to(self.pixels)
+
+    def shares(self) -> Tensor:
+        """(C,) float32, sums to one; uniform before any label was seen."""
+        total = self.pixels.sum()
+        uniform = torch.full_like(self.pixels, 1 / len(self.pixels))
+        shares = self.pixels / total if total > 0 else uniform
+        return ((1 - self.smoothing) * shares + self.smoothing * uniform).float()

@@ -1,0 +1,41 @@
+"""Mixing source pixels into target crops: CutMix as the reference does it, and class mixing.
+
+CutMix pastes a rectangle of half the crop's area (arXiv 1905.04899). Class mixing pastes all pixels of half of the
+source crop's classes (ClassMix, arXiv 2007.07936; across domains as in DACS, arXiv 2007.08702).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cpsl_deploy.classes import IGNORE
+
+MIXINGS = ("none", "cutmix", "classmix")
+
+
+def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Which pixels of each crop come from the source. source_labels: (N, H, W). Returns (N, H, W) bool."""
+    mask = torch.zeros_like(source_labels, dtype=torch.bool)
+    for i, labels in enumerate(source_labels):
+        if kind == "cutmix":
+            mask[i] = _half_rectangle(labels.shape, generator).to(labels.device)
+        elif kind == "classmix":
+            present = torch.unique(labels)
+            present = present[present != IGNORE]
+            order = torch.randperm(len(present), generator=generator)
+            chosen = present[order[: (len(present) + 1) // 2].to(present.device)]
+            mask[i] = torch.isin(labels, chosen)
+    return mask
+
+
+def _half_rectangle(size: torch.Size, generator: torch.Generator) -> Tensor:
+    """A rectangle of half the area, of random shape and place."""
+    height, width = size
+    share = 0.5 + 0.5 * float(torch.rand((), generator=generator))
+    rows, cols = round(height * share), round(width * 0.5 / share)
+    top = int(torch.randint(height - rows + 1, (), generator=generator))
+    left = int(torch.randint(width - cols + 1, (), generator=generator))
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top : top + rows, left : left + cols] = True
+    return mask

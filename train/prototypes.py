@@ -1,0 +1,64 @@
+"""Prototypes: one feature vector per class, and how pixels are scored against them.
+
+ProDA section 3.2 (arXiv 2101.10979) and CPSL section 3.1 (arXiv 2203.09744).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TEMPERATURE = 0.08
+MIN_PIXELS = 10
+"""An image with fewer pixels of a class than this says nothing about the class's prototype."""
+
+
+def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine of every pixel's feature with every prototype, both L2-normalised here.
+
+    features: (N, D, h, w) or (B, D). prototypes: (K, D). Returns (N, K, h, w) or (B, K), float32.
+    """
+    features = F.normalize(features.float(), dim=1)
+    prototypes = F.normalize(prototypes.float(), dim=1)
+    if features.dim() == 2:
+        return features @ prototypes.T
+    return F.conv2d(features, prototypes[:, :, None, None])
+
+
+def prototype_assignment(features: Tensor, prototypes: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """p_SL: softmax over classes of cosine / temperature. Shapes as in ``cosine_scores``."""
+    return (cosine_scores(features, prototypes) / temperature).softmax(dim=1)
+
+
+class PrototypeEstimator(nn.Module):
+    """Running mean over images of each class's mean feature (the start of stage 1)."""
+
+    mean: Tensor
+    counts: Tensor
+
+    def __init__(self, num_classes: int, feature_channels: int, min_pixels: int = MIN_PIXELS) -> None:
+        super().__init__()
+        self.min_pixels = min_pixels
+        self.register_buffer("mean", torch.zeros(num_classes, feature_channels))
+        self.register_buffer("counts", torch.zeros(num_classes))
+
+    @torch.no_grad()
+    def update(self, features: Tensor, logits: Tensor) -> None:
+        """Add images. features: (N, D, h, w); logits: (N, C, h, w), at the same size."""
+        num_classes, channels = self.mean.shape
+        for feature, label in zip(features.float(), logits.argmax(dim=1), strict=True):
+            flat_label = label.flatten()
+            pixels = torch.bincount(flat_label, minlength=num_classes)
+            sums = torch.zeros(num_classes, channels, device=feature.device)
+            sums.index_add_(0, flat_label, feature.flatten(1).T)
+            seen = pixels >= self.min_pixels
+            self.counts += seen
+            step = (sums / pixels.clamp(min=1)[:, None] - self.mean) / self.counts.clamp(min=1)[:, None]
+            self.mean += torch.where(seen[:, None], step, torch.zeros_like(step))
+
+    def prototypes(self, fallback: Tensor | None = None) -> Tensor:
+        """(C, D). A class never seen takes its row of ``fallback`` (C, D), or stays zero without one."""
+        if fallback is None:
+            return self.mean.clone()
+        return torch.where(self.counts[:, None] > 0, self.mean, fallback.to(self.mean))
