@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -14,6 +15,8 @@ from cpsl_deploy.files import atomic_path, sha256
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 
 from .base import Segmenter
+from .ddrnet import DdrNet23Slim
+from .deeplabv2 import DeepLabV2
 from .squeezenet_fpn import SqueezeNetFpn
 from .weights import fit, read_metadata, read_weights
 
@@ -21,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 ARCHITECTURES: dict[str, Callable[[int], Segmenter]] = {
     "squeezenet_fpn": SqueezeNetFpn,
+    "ddrnet23_slim": DdrNet23Slim,
+    "deeplabv2_resnet101": DeepLabV2,
+    "deeplabv2_resnet101_bn_clr": partial(DeepLabV2, norm_before_head=True),
 }
 """Name -> builder taking the number of classes."""
 

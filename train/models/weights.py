@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from torch import Tensor, nn
 from cpsl_deploy.errors import ModelFileError
 
 _SHOWN = 4
+"""Keys named in an error; the others are counted."""
+_NUMPY_SCALARS: list[Any] = [
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8")),
+]
+"""What checkpoints hold beside tensors, such as the best mIoU as NumPy computed it; harmless to rebuild."""
 
 
 def read_weights(path: str | Path) -> Any:
@@ -29,7 +38,8 @@ def read_weights(path: str | Path) -> Any:
         if _is_safetensors(path):
             with safe_open(path, "pt", device="cpu") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             f"{path} is not a weights file that can be read safely ({_first_line(error)}). Save its state "
@@ -55,11 +65,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         ) from error
 
 
-def state_dict_of(content: Any, origin: str) -> dict[str, Tensor]:
+def state_dict_of(content: Any, origin: str, *, aside: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The state dict in what a weights file holds: bare, or as ``state_dict``, ``model_state`` or ``model``.
 
-    A prefix that all keys share from a wrapper (``module.``) is taken off. Raises ModelFileError if there
-    is none.
+    ``aside``: prefixes of keys to leave out, before and after the prefix that a wrapper gave all the others
+    (``module.``, ``model.``) is taken off. Raises ModelFileError if there is no state dict.
     """
     for wrapper in ("state_dict", "model_state", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
@@ -68,7 +78,8 @@ def state_dict_of(content: Any, origin: str) -> dict[str, Tensor]:
         kind = sorted(map(str, content))[:_SHOWN] if isinstance(content, Mapping) else type(content).__name__
         raise ModelFileError(f"{origin} holds no state dict: a dict of tensors is wanted, this holds {kind}.")
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    for prefix in ("module.", "model."):
+    for prefix in ("module.", "model.", ""):
+        state = {key: value for key, value in state.items() if not key.startswith(aside)}
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
