@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """Deep aggregation pyramid pooling (DAPPM, section III-C): ever wider averages, each joined to the last."""
+    """Deep aggregation pyramid pooling (DAPPM, section III-C): wider and wider averages, joined in order."""
 
     def __init__(self, inputs: int, planes: int, outputs: int) -> None:
         super().__init__()
