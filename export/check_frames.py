@@ -1,0 +1,80 @@
+"""The frames on which an exported file is compared with its model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cpsl_deploy.data import open_dataset
+from cpsl_deploy.errors import DataError
+from cpsl_deploy.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+COUNT = 4
+"""Frames compared; a megapixel frame takes a large network some seconds on a CPU."""
+
+
+def check_frames(
+    reference: str | Path | None, spec: ModelSpec, size: tuple[int, int], *, count: int = COUNT
+) -> tuple[list[np.ndarray], str]:
+    """``count`` frames, uint8 (h, w, 3) BGR of ``size`` = (h, w), spread over a dataset, and words for them.
+
+    ``reference``: a dataset as the training commands take it; None takes the target the model was adapted
+    to, if the spec names one that can still be read, and generated frames otherwise (the words say so).
+    Raises DataError if a given reference cannot be read.
+    """
+    if reference is not None:
+        return _from_dataset(reference, size, count)
+    target = spec.provenance.get("target")
+    why = "the model does not say what it was adapted to"
+    if isinstance(target, str):
+        try:
+            return _from_dataset(target, size, count)
+        except DataError as error:
+            _log.info("frames are generated, because %s cannot be read: %s", target, error)
+            why = f"the model's target {target} cannot be read"
+    return list(
+        generated_frames(size, count)
+    ), f"{count} generated frames, because {why} (--frames names others)"
+
+
+def _from_dataset(reference: str | Path, size: tuple[int, int], count: int) -> tuple[list[np.ndarray], str]:
+    """Frames at equal distances, because neighbours in a drive look alike."""
+    try:
+        dataset = open_dataset(reference, "val", role="target")
+    except DataError:
+        dataset = open_dataset(reference, "train", role="target")
+    count = min(count, len(dataset))
+    indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+    frames = [_resized(dataset.image(int(i)), size) for i in indices]
+    return frames, f"{count} frames of {reference} ({dataset.split})"
+
+
+def _resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """RGB of any size -> BGR of ``size``, as the runtime resizes."""
+    height, width = size
+    shrinks = height * width < rgb.shape[0] * rgb.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(rgb[..., ::-1], (width, height), interpolation=interpolation)
+
+
+def generated_frames(size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
+    """Deterministic frames, uint8 (h, w, 3) BGR, with the spectrum of photos.
+
+    The amplitude of natural images falls with one over the spatial frequency (Field, JOSA A 4, 1987), and
+    their colour channels go together; a white-noise frame would instead put every pixel near a tie.
+    """
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    for seed in range(count):
+        random = np.random.default_rng(seed)
+        spectrum = np.fft.rfft2(random.standard_normal((4, height, width))) / frequency
+        common, *own = np.fft.irfft2(spectrum, s=size)
+        planes = np.stack([common + 0.3 * plane for plane in own], axis=-1)
+        yield np.clip(128 + 50 * (planes - planes.mean()) / planes.std(), 0, 255).astype(np.uint8)
