@@ -1,0 +1,113 @@
+"""On what a benchmark ran: without it a latency means nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import __version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The machine as the process sees it."""
+
+    cpu: str
+    """Model name of the processor."""
+    cores: int
+    """Logical cores of the machine."""
+    usable_cores: float
+    """Cores this process may use: its affinity, or the container's quota where that is less."""
+    memory_gib: float | None
+    """None where the system does not tell."""
+    os: str
+    gpus: tuple[str, ...]
+    """Name and driver of every NVIDIA GPU; empty without one."""
+    load_average: float | None
+    """Processes that ran or waited, mean of the minute before the benchmark started; None on Windows."""
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether over a quarter of the usable cores had work before the start."""
+        return self.load_average is not None and self.load_average > self.usable_cores / 4
+
+
+def describe_machine() -> Machine:
+    """Look at the machine. Runs ``nvidia-smi`` where it is installed."""
+    cores = os.cpu_count() or 1
+    return Machine(
+        cpu=_cpu_name(),
+        cores=cores,
+        usable_cores=_usable_cores(cores),
+        memory_gib=_memory_gib(),
+        os=platform.platform(),
+        gpus=_gpus(),
+        load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    )
+
+
+def package_versions() -> dict[str, str | None]:
+    """Version of Python and of every package that latency depends on; None for one not installed."""
+    versions: dict[str, str | None] = {"cpsl_deploy": __version__, "python": platform.python_version()}
+    for name, distributions in {
+        "numpy": ("numpy",),
+        "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
+        "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+        "openvino": ("openvino",),
+        "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    }.items():
+        versions[name] = next(filter(None, map(_version, distributions)), None)
+    return versions
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model") and value.strip():
+                return value.strip()
+    if platform.system() == "Darwin":
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores(cores: int) -> float:
+    usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores)
+    quota_file = Path("/sys/fs/cgroup/cpu.max")  # control groups v2: "<quota|max> <period>", microseconds
+    if quota_file.exists():
+        quota, _, period = quota_file.read_text().strip().partition(" ")
+        if quota.isdigit() and period.isdigit():
+            usable = min(usable, int(quota) / int(period))
+    return usable
+
+
+def _memory_gib() -> float | None:
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+
+
+def _gpus() -> tuple[str, ...]:
+    listed = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return tuple(line.strip() for line in listed.splitlines() if line.strip())
+
+
+def _output_of(*command: str) -> str:
+    """Standard output of a command; empty if it is not installed, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
