@@ -1,3 +1,89 @@
-"""Adapt a road segmenter to your own camera without labels, and run it fast."""
+"""Adapt a road segmenter to your own camera without labels, and run it fast.
+
+    import cpsl_deploy
+
+    with cpsl_deploy.load("model.onnx") as segmenter:
+        prediction = segmenter.predict(frame)  # uint8 (H, W, 3), BGR as OpenCV reads it
+        prediction.labels  # uint8 (H, W)
+
+Public names are imported when first used, so that ``import cpsl_deploy`` costs next to nothing. Training
+(`cpsl_deploy.train`) and export (`cpsl_deploy.export`) need the extras of these names; nothing else here
+ever imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "AccuracyError": "errors",
+    "ClassSpace": "classes",
+    "CpslError": "errors",
+    "DataError": "errors",
+    "IGNORE": "classes",
+    "InputError": "errors",
+    "MissingExtraError": "errors",
+    "ModelFileError": "errors",
+    "ModelSpec": "spec",
+    "OutputError": "errors",
+    "Prediction": "segmenter",
+    "RecipeError": "errors",
+    "Segmenter": "segmenter",
+    "TrainingError": "errors",
+    "UnavailableError": "errors",
+    "load": "segmenter",
+}
+"""Public name -> the submodule it lives in."""
+
+__all__ = [
+    "IGNORE",
+    "AccuracyError",
+    "ClassSpace",
+    "CpslError",
+    "DataError",
+    "InputError",
+    "MissingExtraError",
+    "ModelFileError",
+    "ModelSpec",
+    "OutputError",
+    "Prediction",
+    "RecipeError",
+    "Segmenter",
+    "TrainingError",
+    "UnavailableError",
+    "__version__",
+    "load",
+]
+
+if TYPE_CHECKING:
+    from .classes import IGNORE, ClassSpace
+    from .errors import (
+        AccuracyError,
+        CpslError,
+        DataError,
+        InputError,
+        MissingExtraError,
+        ModelFileError,
+        OutputError,
+        RecipeError,
+        TrainingError,
+        UnavailableError,
+    )
+    from .segmenter import Prediction, Segmenter, load
+    from .spec import ModelSpec
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,241 @@
+"""A model file opened for use: frames in, label maps out."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .backends import ENGINE_SUFFIXES, Backend, open_backend
+from .classes import ClassSpace
+from .errors import InputError, ModelFileError
+from .overlay import blend, draw_legend, shares
+from .spec import METADATA_KEY, ModelSpec
+
+COLOUR_ORDERS = ("BGR", "RGB")
+PIXEL_TOLERANCE = 0.03
+"""A frame whose number of pixels differs by no more than this from the model's is not resized."""
+SIDE_MULTIPLE = 8
+"""Sides of resized frames are multiples of this many pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What the model says of one frame."""
+
+    labels: np.ndarray
+    """uint8 (H, W) at the frame's size: index into ``classes``."""
+    classes: ClassSpace
+    timings_ms: dict[str, float]
+    """Wall-clock milliseconds. ``pre``: checks, resizing, colour order; ``inference``: the model, with
+    normalisation, upsampling and argmax; ``post``: labels back to the frame's size."""
+    frame: np.ndarray
+    """The frame given, uint8 (H, W, 3). It is not copied: draw the overlay before reusing its memory."""
+    colour_order: str
+    """"BGR" or "RGB", of ``frame``."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Sum of the timings."""
+        return sum(self.timings_ms.values())
+
+    def areas(self) -> dict[str, float]:
+        """Share of the frame's pixels per class, 0..1, for every class of the model."""
+        return dict(zip(self.classes.names, shares(self.labels, self.classes).tolist(), strict=True))
+
+    def mask(self, name: str) -> np.ndarray:
+        """Where the class is: bool (H, W). Raises InputError for an unknown name."""
+        return self.labels == self.classes.index(name)
+
+    def overlay(self, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
+        """The frame under the classes' colours as a new BGR image uint8 (H, W, 3).
+
+        ``opacity``: 0 shows the frame alone, 1 the colours alone; other values raise InputError.
+        ``legend``: names and colours of the classes present, in the top left corner.
+        """
+        frame = self.frame if self.colour_order == "BGR" else cv2.cvtColor(self.frame, cv2.COLOR_RGB2BGR)
+        image = blend(frame, self.labels, self.classes, opacity)
+        if legend:
+            draw_legend(image, self.labels, self.classes)
+        return image
+
+
+class Segmenter:
+    """An opened model. Use it in a ``with`` block or call `close`; one thread at a time."""
+
+    def __init__(self, backend: Backend, origin: str) -> None:
+        """Take over an opened backend. ``origin`` names the file in errors.
+
+        Raises ModelFileError if the file's metadata has no usable spec.
+        """
+        metadata = backend.metadata
+        if METADATA_KEY not in metadata:
+            raise ModelFileError(
+                f"{origin} has no {METADATA_KEY!r} entry in its metadata, so what its labels mean is not known. "
+                "Make a file that has it with: cpsl-export RUN"
+            )
+        self.spec = ModelSpec.from_json(metadata[METADATA_KEY], origin)
+        self.classes = self.spec.classes
+        self.model_colour_order = metadata.get("colour_order", "")
+        if self.model_colour_order not in COLOUR_ORDERS:
+            raise ModelFileError(
+                f"{origin} does not say in which colour order it takes frames (metadata colour_order is "
+                f"{self.model_colour_order!r}). Export it again: cpsl-export RUN"
+            )
+        self.backend = backend
+        self.origin = origin
+        self._buffer = np.empty((0, 0, 3), np.uint8)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels at which a frame of the given size enters the network.
+
+        A static file's own size; otherwise the frame's shape with as many pixels as ``spec.size`` and sides
+        that are multiples of `SIDE_MULTIPLE`, or the frame's size itself within `PIXEL_TOLERANCE` of that.
+        """
+        if self.backend.static_size is not None:
+            return self.backend.static_size
+        ratio = self.spec.size[0] * self.spec.size[1] / (height * width)
+        if abs(ratio - 1) <= PIXEL_TOLERANCE:
+            return height, width
+        scale = math.sqrt(ratio)
+        least = math.ceil(max(self.spec.stride, SIDE_MULTIPLE) / SIDE_MULTIPLE)
+        rows = max(least, round(height * scale / SIDE_MULTIPLE))
+        columns = max(least, round(width * scale / SIDE_MULTIPLE))
+        return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
+
+    def predict(self, frame: np.ndarray, *, colour_order: str = "BGR") -> Prediction:
+        """Segment one frame, uint8 (H, W, 3) of any size, in ``colour_order`` "BGR" (as OpenCV reads) or "RGB".
+
+        Raises InputError if the frame or the colour order breaks a rule.
+        """
+        started = time.perf_counter()
+        _check_frame(frame, colour_order)
+        size = self.input_size(*frame.shape[:2])
+        image = self._prepare(frame, size, colour_order)
+        prepared = time.perf_counter()
+        labels = self.backend.infer(image[None])[0]
+        inferred = time.perf_counter()
+        if labels.shape != frame.shape[:2]:
+            labels = cv2.resize(labels, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        finished = time.perf_counter()
+        timings = {
+            "pre": 1e3 * (prepared - started),
+            "inference": 1e3 * (inferred - prepared),
+            "post": 1e3 * (finished - inferred),
+        }
+        return Prediction(
+            labels=labels, classes=self.classes, timings_ms=timings, frame=frame, colour_order=colour_order
+        )
+
+    def _prepare(self, frame: np.ndarray, size: tuple[int, int], colour_order: str) -> np.ndarray:
+        """The frame as the model takes it: the frame itself if nothing is to do, else a buffer used again by
+        the next call, which is safe because the backend is done with it when `predict` returns."""
+        swap = colour_order != self.model_colour_order
+        resize = frame.shape[:2] != size
+        if not (swap or resize):
+            return frame
+        if self._buffer.shape[:2] != size:
+            self._buffer = np.empty((*size, 3), np.uint8)
+        if resize:
+            shrinks = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            frame = cv2.resize(frame, size[::-1], dst=self._buffer, interpolation=method)
+        if swap:
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=self._buffer)
+        return frame
+
+    def describe(self) -> dict[str, Any]:
+        """The backend's description and the model's, ready for JSON."""
+        return {
+            **self.backend.describe(),
+            "model": self.origin,
+            "architecture": self.spec.architecture,
+            "size": list(self.backend.static_size or self.spec.size),
+            "static": self.backend.static_size is not None,
+            "classes": len(self.classes),
+        }
+
+    def close(self) -> None:
+        """Free what the backend holds. Closing twice is fine."""
+        self.backend.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+) -> Segmenter:
+    """Open a model file (``.onnx``, ``.engine``, ``.plan``) or the run folder that holds one ``model.onnx``.
+
+    ``backend``: "onnxruntime", "openvino", "tensorrt", or "auto": onnxruntime for ONNX files, tensorrt for
+    engines. ``device``: "cpu" or "cuda"; None is the CPU for an ONNX file and the GPU for an engine.
+    ``threads``: CPU threads of one inference; None leaves it to the library.
+
+    Raises ModelFileError if the file is missing, damaged or not one of this project, UnavailableError if the
+    device cannot really be used, MissingExtraError (it names the pip command) if the library is not installed,
+    InputError for other values of the arguments.
+    """
+    path = find_model(path)
+    opened = open_backend(path, backend=backend, device=device, threads=threads)
+    try:
+        return Segmenter(opened, str(path))
+    except ModelFileError:
+        opened.close()
+        raise
+
+
+def find_model(path: str | os.PathLike[str]) -> Path:
+    """The model file itself, or the one ``model.onnx`` in a run folder or in one of its folders.
+
+    Raises ModelFileError if a folder has none or several. A path that is no folder is returned as it is.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = sorted([*path.glob("model.onnx"), *path.glob("*/model.onnx")])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelFileError(
+            f"the folder {path} has several models; name one of them: {', '.join(str(f) for f in found)}"
+        )
+    engines = [str(f) for f in sorted(path.iterdir()) if f.suffix in ENGINE_SUFFIXES]
+    hint = f"It has {', '.join(engines)}: name that file. " if engines else ""
+    raise ModelFileError(f"the folder {path} has no model.onnx. {hint}Make one with: cpsl-export {path}")
+
+
+def _check_frame(frame: np.ndarray, colour_order: str) -> None:
+    if colour_order not in COLOUR_ORDERS:
+        raise InputError(f"a colour order is {' or '.join(COLOUR_ORDERS)}; got {colour_order!r}")
+    if not isinstance(frame, np.ndarray):
+        raise InputError(f"a frame is a NumPy array uint8 (H, W, 3); got {type(frame).__name__}")
+    if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
+        return
+    remedy = ""
+    if frame.dtype != np.uint8:
+        remedy = " Convert it: for values from 0 to 1, (255 * frame).round().astype(np.uint8)"
+    elif frame.ndim == 2:
+        remedy = " Convert it: cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+    elif frame.ndim == 3 and frame.shape[2] == 4:
+        remedy = " Drop the alpha channel: frame[..., :3]"
+    raise InputError(f"a frame is uint8 (H, W, 3) and not empty; got {frame.dtype} {frame.shape}.{remedy}")
