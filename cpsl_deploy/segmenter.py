@@ -78,8 +78,8 @@ class Segmenter:
         metadata = backend.metadata
         if METADATA_KEY not in metadata:
             raise ModelFileError(
-                f"{origin} has no {METADATA_KEY!r} entry in its metadata, so what its labels mean is not known. "
-                "Make a file that has it with: cpsl-export RUN"
+                f"{origin} has no {METADATA_KEY!r} entry in its metadata, so what its labels mean is not "
+                "known. Make a file that has it with: cpsl-export RUN"
             )
         self.spec = ModelSpec.from_json(metadata[METADATA_KEY], origin)
         self.classes = self.spec.classes
@@ -91,7 +91,7 @@ class Segmenter:
             )
         self.backend = backend
         self.origin = origin
-        self._buffer = np.empty((0, 0, 3), np.uint8)
+        self._resized = self._swapped = np.empty((0, 0, 3), np.uint8)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels at which a frame of the given size enters the network.
@@ -111,8 +111,9 @@ class Segmenter:
         return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
 
     def predict(self, frame: np.ndarray, *, colour_order: str = "BGR") -> Prediction:
-        """Segment one frame, uint8 (H, W, 3) of any size, in ``colour_order`` "BGR" (as OpenCV reads) or "RGB".
+        """Segment one frame, uint8 (H, W, 3) of any size.
 
+        ``colour_order``: of the frame, "BGR" (as OpenCV reads) or "RGB".
         Raises InputError if the frame or the colour order breaks a rule.
         """
         started = time.perf_counter()
@@ -135,20 +136,16 @@ class Segmenter:
         )
 
     def _prepare(self, frame: np.ndarray, size: tuple[int, int], colour_order: str) -> np.ndarray:
-        """The frame as the model takes it: the frame itself if nothing is to do, else a buffer used again by
-        the next call, which is safe because the backend is done with it when `predict` returns."""
-        swap = colour_order != self.model_colour_order
-        resize = frame.shape[:2] != size
-        if not (swap or resize):
-            return frame
-        if self._buffer.shape[:2] != size:
-            self._buffer = np.empty((*size, 3), np.uint8)
-        if resize:
+        """The frame as the model takes it: the frame itself if nothing is to do, else a buffer that the next
+        call uses again. That is safe because the backend is done with it when `predict` returns."""
+        if frame.shape[:2] != size:
             shrinks = size[0] * size[1] < frame.shape[0] * frame.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            frame = cv2.resize(frame, size[::-1], dst=self._buffer, interpolation=method)
-        if swap:
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=self._buffer)
+            self._resized = _buffer_of(self._resized, size)
+            frame = cv2.resize(frame, size[::-1], dst=self._resized, interpolation=method)
+        if colour_order != self.model_colour_order:
+            self._swapped = _buffer_of(self._swapped, size)
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=self._swapped)
         return frame
 
     def describe(self) -> dict[str, Any]:
@@ -192,8 +189,8 @@ def load(
     ``threads``: CPU threads of one inference; None leaves it to the library.
 
     Raises ModelFileError if the file is missing, damaged or not one of this project, UnavailableError if the
-    device cannot really be used, MissingExtraError (it names the pip command) if the library is not installed,
-    InputError for other values of the arguments.
+    device cannot really be used, MissingExtraError (it names the pip command) if the library is not
+    installed, InputError for other values of the arguments.
     """
     path = find_model(path)
     opened = open_backend(path, backend=backend, device=device, threads=threads)
@@ -222,6 +219,10 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     engines = [str(f) for f in sorted(path.iterdir()) if f.suffix in ENGINE_SUFFIXES]
     hint = f"It has {', '.join(engines)}: name that file. " if engines else ""
     raise ModelFileError(f"the folder {path} has no model.onnx. {hint}Make one with: cpsl-export {path}")
+
+
+def _buffer_of(buffer: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return buffer if buffer.shape[:2] == size else np.empty((*size, 3), np.uint8)
 
 
 def _check_frame(frame: np.ndarray, colour_order: str) -> None:

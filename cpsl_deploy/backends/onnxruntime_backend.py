@@ -51,8 +51,8 @@ class OnnxRuntimeBackend(Backend):
         if _PROVIDERS[device] not in session.get_providers():
             raise UnavailableError(
                 f"device {device!r} was asked for and ONNX Runtime {self._version} could not start "
-                f"{_PROVIDERS[device]}; it offers {', '.join(session.get_providers())}. Check that the CUDA and "
-                "cuDNN libraries its release notes ask for are installed, or use --device cpu"
+                f"{_PROVIDERS[device]}; it offers {', '.join(session.get_providers())}. Check that "
+                "the CUDA and cuDNN libraries its release notes ask for are installed, or use --device cpu"
             )
         self._session = session
         self.metadata = dict(session.get_modelmeta().custom_metadata_map)
@@ -88,8 +88,8 @@ def _check_cuda(onnxruntime: Any) -> None:
         )
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         raise UnavailableError(
-            f"device 'cuda' was asked for and this build of onnxruntime ({onnxruntime.__version__}) has no CUDA. "
-            "Replace it: pip uninstall onnxruntime, then pip install 'cpsl_deploy[gpu]' (both together break)"
+            f"device 'cuda' was asked for and this build of onnxruntime ({onnxruntime.__version__}) has no "
+            "CUDA. Replace it: pip uninstall onnxruntime, then pip install 'cpsl_deploy[gpu]' (both together break)"
         )
     if hasattr(onnxruntime, "preload_dlls"):  # 1.21 and later: finds CUDA's libraries installed by pip
         onnxruntime.preload_dlls()

@@ -77,10 +77,13 @@ class OpenVinoBackend(Backend):
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """The ONNX file's metadata, which OpenVINO keeps under "framework" in the model's run-time information."""
+    """The ONNX file's metadata, which OpenVINO keeps as "framework" in its run-time information."""
     if not model.has_rt_info("framework"):
         return {}
-    return {key: str(value.value) for key, value in model.get_rt_info("framework").value.items()}
+    return {
+        key: str(getattr(value, "value", value))
+        for key, value in model.get_rt_info("framework").value.items()
+    }
 
 
 def _ports(ports: Any) -> dict[str, tuple[str, tuple[Any, ...]]]:

@@ -46,8 +46,8 @@ def read_sidecar(engine: str | os.PathLike[str]) -> dict[str, str]:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFileError(
-            f"the engine {engine} has no {path.name} beside it, which says what its labels mean. Copy both files, "
-            "or build the engine again: cpsl-export RUN --trt"
+            f"the engine {engine} has no {path.name} beside it, which says what its labels mean. Copy both "
+            "files, or build the engine again: cpsl-export RUN --trt"
         ) from error
     except (OSError, ValueError) as error:
         raise ModelFileError(
@@ -59,7 +59,7 @@ def read_sidecar(engine: str | os.PathLike[str]) -> dict[str, str]:
 
 
 class TensorRTBackend(Backend):
-    """A TensorRT engine with static sizes, one stream, page-locked host buffers used again for every frame."""
+    """A TensorRT engine with static sizes, one stream, page-locked host buffers for all frames."""
 
     name = "tensorrt"
 
@@ -72,8 +72,8 @@ class TensorRTBackend(Backend):
         if device != "cuda" or nvidia_gpu_count() == 0:
             wanted = "was asked for" if device != "cuda" else "has no GPU: the NVIDIA driver offers none"
             raise UnavailableError(
-                f"a TensorRT engine runs on an NVIDIA GPU, and device {device!r} {wanted}. Run the .onnx file it "
-                "was built from with --device cpu instead"
+                f"a TensorRT engine runs on an NVIDIA GPU, and device {device!r} {wanted}. Run the .onnx "
+                "file it was built from with --device cpu instead"
             )
         try:
             import tensorrt
@@ -89,8 +89,8 @@ class TensorRTBackend(Backend):
         self.static_size = check_signature(str(path), inputs, outputs)
         if self.static_size is None:
             raise ModelFileError(
-                f"{path} was built for free sizes; engines here have one size. Build it again: cpsl-export RUN "
-                "--trt --size HEIGHTxWIDTH"
+                f"{path} was built for free sizes; engines here have one size. Build it again: "
+                "cpsl-export RUN --trt --size HEIGHTxWIDTH"
             )
         height, width = self.static_size
         self._context = self._engine.create_execution_context()
@@ -132,11 +132,12 @@ class TensorRTBackend(Backend):
         self._runtime = tensorrt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
+            version = self.metadata.get("tensorrt_version", "of an unknown version")
+            gpu = self.metadata.get("gpu", "an unknown GPU")
             raise ModelFileError(
                 f"TensorRT {self._version} cannot load {path}: an engine works only with the TensorRT version and "
-                f"the kind of GPU it was built with (built with TensorRT "
-                f"{self.metadata.get('tensorrt_version', 'unknown')} on {self.metadata.get('gpu', 'an unknown GPU')}). "
-                "Build it again on this machine: cpsl-export RUN --trt"
+                f"the kind of GPU it was built with, here TensorRT {version} on {gpu}. Build it again on this "
+                "machine: cpsl-export RUN --trt"
             )
         return engine
 
@@ -171,8 +172,8 @@ class _Cuda:
         status, *results = getattr(self._runtime, name)(*arguments)
         if status != self._runtime.cudaError_t.cudaSuccess:
             raise UnavailableError(
-                f"CUDA failed in {name}: {status.name}. Check nvidia-smi: the GPU's memory may be full or its "
-                "driver older than this CUDA"
+                f"CUDA failed in {name}: {status.name}. Check nvidia-smi: the GPU's memory may be full or "
+                "its driver older than this CUDA"
             )
         return results[0] if results else None
 
