@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,14 +35,14 @@ class Dataset:
 
     name: str
     split: str
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] = field(repr=False)
     classes: ClassSpace | None = None
     """What the values of ``label`` mean; None while an unlabelled set was not given any."""
-    coding: LabelCoding | None = None
+    coding: LabelCoding | None = field(default=None, repr=False)
     all_splits: tuple[str, ...] = ()
-    unpaired_images: tuple[Path, ...] = ()
+    unpaired_images: tuple[Path, ...] = field(default=(), repr=False)
     """Images of the split left out because they have no label while others do."""
-    unpaired_labels: tuple[Path, ...] = ()
+    unpaired_labels: tuple[Path, ...] = field(default=(), repr=False)
     """Labels of the split left out because they have no image."""
 
     def __post_init__(self) -> None:
@@ -80,7 +80,8 @@ class Dataset:
 
     def label(self, index: int) -> np.ndarray:
         """uint8 (H, W), values of ``classes`` or IGNORE. Raises DataError as ``image`` does."""
-        return self._table[self.raw_label(index)]
+        raw = self.raw_label(index)
+        return self._table[raw]
 
     def raw_label(self, index: int) -> np.ndarray:
         """The mask as stored, (H, W) uint8, uint16 or, for colours, uint32 (see LabelCoding)."""
@@ -113,19 +114,24 @@ class Dataset:
         return {key: value for key, value in self.__dict__.items() if key not in ("_table", "names")}
 
 
+def list_images(folder: Path) -> list[Path]:
+    """Every image file below a folder, sorted; hidden files and folders are left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in images.IMAGE_SUFFIXES)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def find_images(folder: Path) -> dict[str, Path]:
-    """Every image below a folder by its path there without suffix, sorted; hidden files are left out.
+    """Every image below a folder by its path there without suffix, in order.
 
     Raises DataError if the folder is missing, or two images differ in their suffix alone.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder. Check the path in the dataset's description, or --root.")
+        raise DataError(
+            f"{folder} is not a folder. Check the path in the dataset's description, or the root."
+        )
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in images.IMAGE_SUFFIXES or any(p.startswith(".") for p in relative.parts):
-            continue
-        name = relative.with_suffix("").as_posix()
+    for path in list_images(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise DataError(
                 f"image names must differ in more than the suffix: {found[name]} and {path}. "
@@ -133,6 +139,11 @@ def find_images(folder: Path) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def strip_ending(files: dict[str, Path], ending: str) -> dict[str, Path]:
+    """The files whose name ends so, by their name without that ending."""
+    return {name[: len(name) - len(ending)]: path for name, path in files.items() if name.endswith(ending)}
 
 
 def pair(

@@ -19,7 +19,7 @@ from ..errors import DataError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_GREY, _PALETTE = 0, 3  # PNG colour types
+_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # PNG colour types
 
 
 def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
@@ -97,6 +97,12 @@ def orientation(path: Path) -> int:
         if marker == 0xE1 and head[start : start + 6] == b"Exif\0\0":
             return _exif_orientation(head[start + 6 : end])
     return 1
+
+
+def is_colour_png(path: Path) -> bool:
+    """Whether a file is a PNG of colours: not grey, not of palette indices."""
+    with _open(path) as file:
+        return _png_header(file.read(26))[1] in (_RGB, _RGBA)
 
 
 def is_truncated(data: bytes) -> bool:

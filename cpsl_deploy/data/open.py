@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 from ..classes import ClassSpace
 from ..errors import DataError
 from .dataset import Dataset
+from .images import IMAGE_SUFFIXES
+from .layouts import LAYOUTS, locate, looks_labelled, recognise
 from .own import open_own
+from .photos import DEFAULT_FRAMES, VIDEO_SUFFIXES, open_photos, open_video
 
 Role = Literal["source", "target"]
 DEMO_NAMES = ("demo", "demo-source", "demo-target")
+
+logger = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -23,35 +29,83 @@ def open_dataset(
     need_labels: bool = False,
     role: Role | None = None,
     cache: Path | None = None,
+    frames: int = DEFAULT_FRAMES,
 ) -> Dataset:
     """Open one split of a dataset.
 
-    ``reference``: ``demo`` (``demo-source``, ``demo-target``), or a YAML file (see ``own``).
-    ``root``: where the files are, instead of where the reference says.
+    ``reference``, the first that fits: a name (``gta5``, ``synthia``, ``cityscapes``, ``demo``,
+    ``demo-source``, ``demo-target``; write ``./gta5`` for a folder of that name); a YAML file (see ``own``);
+    a video file; a folder in the layout of one of the named sets; a folder of photos without labels.
+    ``root``: where the files are, for names and YAML files.
     ``class_space``: labels are remapped to it by class name; without it the dataset's own classes.
     ``need_labels``: refuse a split without labels.
-    ``role``: what plain ``demo`` stands for. ``cache``: where generated files are kept.
+    ``role``: what plain ``demo`` stands for. ``cache``: where generated images and video frames are kept.
+    ``frames``: how many are sampled from a video.
 
     Raises DataError if the reference, the split or the files are not there or break a rule.
     """
-    dataset = _open(reference, split, root=Path(root) if root is not None else None, role=role, cache=cache)
+    root, cache = (Path(p) if p is not None else None for p in (root, cache))
+    dataset = _open(reference, split, root=root, role=role, cache=cache, frames=frames)
     if need_labels and not dataset.has_labels:
         raise DataError(
             f"labels are needed here, and the split {split!r} of {dataset.name} has none. "
             "Name a labelled split or another dataset."
         )
+    if dataset.unpaired_images or dataset.unpaired_labels:
+        logger.warning(
+            "%s %s: %d images without a label and %d labels without an image are left out",
+            dataset.name, split, len(dataset.unpaired_images), len(dataset.unpaired_labels),
+        )  # fmt: skip
     return dataset.with_classes(class_space) if class_space is not None else dataset
 
 
 def _open(
-    reference: str | Path, split: str, *, root: Path | None, role: Role | None, cache: Path | None
+    reference: str | Path,
+    split: str,
+    *,
+    root: Path | None,
+    role: Role | None,
+    cache: Path | None,
+    frames: int,
 ) -> Dataset:
     if reference in DEMO_NAMES:
         return _open_demo(str(reference), split, role=role, cache=cache)
+    if reference in LAYOUTS:
+        layout, folder = locate(str(reference), root)
+        return layout.open(folder, split)
     path = Path(reference)
     if path.suffix.lower() in (".yaml", ".yml"):
         return open_own(path, split, root=root)
-    raise DataError(f"{reference} is not a known dataset.")
+    if root is not None:
+        raise DataError(
+            f"a root goes with a dataset's name or a YAML file; {reference} already is the place."
+        )
+    if path.is_dir():
+        return _open_folder(path, split)
+    if not path.exists():
+        raise DataError(
+            f"{reference} is neither there nor a known name. Give a folder, a video, a YAML file or one of: "
+            f"{', '.join((*LAYOUTS, *DEMO_NAMES))}."
+        )
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return open_video(path, split, frames=frames, cache=cache)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise DataError(f"a dataset is more than one image; name the folder: {path.parent}.")
+    raise DataError(
+        f"{path} is not a dataset. Files that are: YAML descriptions (.yaml) and videos "
+        f"({', '.join(s[1:] for s in VIDEO_SUFFIXES)})."
+    )
+
+
+def _open_folder(path: Path, split: str) -> Dataset:
+    if layout := recognise(path):
+        return layout.open(path, split)
+    if masks := looks_labelled(path):
+        raise DataError(
+            f"{path} has labels in {masks.name}/ and is not laid out as {', '.join(LAYOUTS)}. Describe it in "
+            "a YAML file (name, splits, classes, ids), or name its folder of images to use it without labels."
+        )
+    return open_photos(path, split)
 
 
 def _open_demo(reference: str, split: str, *, role: Role | None, cache: Path | None) -> Dataset:

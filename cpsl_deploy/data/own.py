@@ -18,7 +18,6 @@ suffix. Masks are single-channel or palette PNGs of ids, or colour images.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,9 @@ import yaml
 from ..classes import NAMED_CLASS_SPACES, ClassSpace
 from ..errors import DataError, InputError
 from .coding import LabelCoding, pack_colour
-from .dataset import Dataset, Item, find_images, pair
+from .dataset import Dataset, Item, find_images, pair, strip_ending
 
 _KEYS = ("name", "root", "splits", "classes", "ids", "colours", "ignore", "suffixes")
-
-logger = logging.getLogger(__name__)
 
 
 def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
@@ -49,7 +46,7 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
     if not root.is_dir():
         raise text.error("root", f"{root} is not a folder", "correct it, or give --root")
     image_end, label_end = text.suffixes()
-    pictures = _strip(find_images(root / folders["images"]), image_end)
+    pictures = strip_ending(find_images(root / folders["images"]), image_end)
     if not pictures:
         raise DataError(
             f"the split {split!r} of {path} has no images: {root / folders['images']} holds none"
@@ -59,7 +56,7 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
     base = {"name": text.name(), "split": split, "all_splits": tuple(splits)}
     if "labels" not in folders:
         return Dataset(items=tuple(Item(name, file) for name, file in pictures.items()), **base)
-    masks = _strip(find_images(root / folders["labels"]), label_end)
+    masks = strip_ending(find_images(root / folders["labels"]), label_end)
     items, lonely_images, lonely_labels = pair(pictures, masks)
     if not items:
         raise DataError(
@@ -76,10 +73,6 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
         unpaired_labels=lonely_labels,
         **base,
     )
-
-
-def _strip(files: dict[str, Path], end: str) -> dict[str, Path]:
-    return {name[: len(name) - len(end)]: path for name, path in files.items() if name.endswith(end)}
 
 
 class _Description:
