@@ -105,11 +105,6 @@ class GlobalMean(nn.Module):
     """The mean over the image, (N, C, 1, 1). As a mean it exports to one node; adaptive pooling does not."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] == 1:
-            raise TrainingError(
-                "DDRNet trains on batches of 2 images or more: the batch norm after its global mean sees one "
-                "value per image and channel, and this batch has 1 image. Raise the batch size."
-            )
         return x.mean((2, 3), keepdim=True)
 
 
@@ -169,6 +164,11 @@ class DdrNet23Slim(Segmenter):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> SegmenterOutput:
+        if self.training and image.shape[0] == 1:
+            raise TrainingError(
+                "DDRNet trains on batches of 2 images or more: the batch norm after its global mean sees one "
+                "value per image and channel, and this batch has 1 image. Raise the batch size."
+            )
         x = F.relu(self.layer2(F.relu(self.layer1(self.conv1(image)))))
         low, high = self.layer3(x), self.layer3_(x)
         low, high = (

@@ -101,7 +101,8 @@ class DeepLabV2(Segmenter):
     """ResNet-101 at stride 8 (dilation 2 and 4 in its last two stages) and the head above.
 
     ``norm_before_head``: a batch norm on the encoder's output, the variant the reference calls "bn_clr"
-    and distils into from self-supervised weights, whose activations have another scale.
+    and distils into from self-supervised weights, whose activations have another scale. An image side of
+    8 n pixels gives n + 1 outputs, as in the reference: its pool rounds up.
     """
 
     stride = 8

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cpsl_deploy.errors import ModelFileError, RecipeError
 from cpsl_deploy.files import atomic_path, sha256
@@ -57,18 +57,27 @@ def build(name: str, num_classes: int, *, init: str | Path | None = None) -> Seg
 def save_model(path: str | Path, model: Segmenter, spec: ModelSpec) -> None:
     """Write a model file: safetensors, the spec as JSON under the metadata key ``cpsl_deploy``.
 
-    Written whole or not at all. Raises OutputError if it cannot be written, ModelFileError if the spec's
-    classes are not as many as the model's.
+    Written whole or not at all. Raises ModelFileError if the spec describes another model than this one,
+    OutputError if the file cannot be written.
     """
-    if len(spec.class_names) != model.num_classes:
+    if spec.architecture not in ARCHITECTURES:
         raise ModelFileError(
-            f"a spec names every class of its model; the model has {model.num_classes}, the spec "
-            f"{len(spec.class_names)}"
+            f"a spec's architecture is one of {', '.join(ARCHITECTURES)}; got {spec.architecture!r}"
         )
+    for what, in_spec, in_model in (
+        ("number of classes", len(spec.class_names), model.num_classes),
+        ("stride", spec.stride, model.stride),
+    ):
+        if in_spec != in_model:
+            raise ModelFileError(
+                f"a spec describes the model it travels with; its {what} is {in_spec} and the model's is "
+                f"{in_model}. Make the spec from the model's own values."
+            )
     spec = dataclasses.replace(spec, weights_sha256="")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    # Serialised here and written by Python: safetensors' own writer hides a full disk in another error class.
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={METADATA_KEY: spec.to_json()})
+        temporary.write_bytes(save(state, metadata={METADATA_KEY: spec.to_json()}))
 
 
 def load_model(path: str | Path) -> tuple[Segmenter, ModelSpec]:

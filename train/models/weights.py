@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def read_weights(path: str | Path) -> Any:
         if _is_safetensors(path):
             with safe_open(path, "pt", device="cpu") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+            # Said of files of other pickle protocols; if one cannot be read, the error says so.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
