@@ -63,6 +63,12 @@ def _resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(rgb[..., ::-1], (width, height), interpolation=interpolation)
 
 
+def half_size(frame: np.ndarray) -> np.ndarray:
+    """A frame at about half its size, both sides odd: what a file with free sizes must take, too."""
+    height, width = (max(17, side // 2 | 1) for side in frame.shape[:2])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def generated_frames(size: tuple[int, int], count: int) -> Iterator[np.ndarray]:
     """Deterministic frames, uint8 (h, w, 3) BGR, with the spectrum of photos.
 

@@ -21,8 +21,8 @@ from cpsl_deploy.files import atomic_path, sha256, write_json
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import load_model
 
-from .check_frames import check_frames
-from .onnx_file import OPSET, export_onnx, operator_counts, read_spec
+from .check_frames import check_frames, half_size
+from .onnx_file import OPSET, export_onnx, operator_counts, read_metadata
 from .tensorrt_engine import Engine, build_engine
 from .verify import MIN_AGREEMENT, Agreement, verify
 
@@ -92,6 +92,9 @@ def export(
         size = spec.size
 
     pictures, described = check_frames(frames, spec, size or spec.size)
+    if size is None:
+        pictures.append(half_size(pictures[0]))
+        described += "; the first at half its size, too"
     with atomic_path(output) as unverified:
         started = time.perf_counter()
         export_onnx(model, spec, unverified, size=size)
@@ -143,7 +146,7 @@ def _check_replaceable(output: Path, spec: ModelSpec, *, overwrite: bool) -> Non
     if overwrite or not output.exists():
         return
     try:
-        same = read_spec(output).weights_sha256 == spec.weights_sha256
+        same = read_metadata(output).get("weights_sha256") == spec.weights_sha256
     except ModelFileError:
         same = False
     if not same:

@@ -6,12 +6,14 @@ import contextlib
 import io
 import logging
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from google.protobuf.message import DecodeError
 
 from cpsl_deploy.errors import InputError, MissingExtraError, ModelFileError
 from cpsl_deploy.files import atomic_path
@@ -29,8 +31,11 @@ except ModuleNotFoundError as error:
 OPSET = 18
 """What torch's exporter writes whatever is asked for below it, and TensorRT 10 and OpenVINO read."""
 
-SMALLEST_SIDE, LARGEST_SIDE = 16, 16384
-"""Pixels per side that a file with dynamic sizes promises to take."""
+_SMALLEST_SIDE = 16
+
+_EXAMPLE_SIZE = (1025, 1539)
+"""What a file with free sizes is traced with. Different and odd sides, so that nothing is taken for a rule;
+and large, because a feature map of one pixel (stride 64, pooled by 8) would be taken for a constant."""
 
 
 def export_onnx(
@@ -57,13 +62,15 @@ def export_onnx(
 
 def onnx_model(model: Segmenter, spec: ModelSpec, *, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """``export_onnx`` without the file: the checked ONNX model in memory."""
-    if size is not None and min(size) < max(SMALLEST_SIDE, spec.stride):
+    if size is not None and min(size) < max(_SMALLEST_SIDE, spec.stride):
         raise InputError(
-            f"an exported size is at least {max(SMALLEST_SIDE, spec.stride)} pixels a side; "
+            f"an exported size is at least {max(_SMALLEST_SIDE, spec.stride)} pixels a side; "
             f"got {size[0]}x{size[1]}"
         )
-    proto = _trace(DeployGraph(model.cpu(), spec), size or _example_size(spec), dynamic=size is None)
+    proto = _trace(DeployGraph(model, spec).cpu(), size)
     _drop_traces(proto)
+    if size is None:
+        _name_sides(proto)
     values = {
         METADATA_KEY: spec.to_json(),
         "colour_order": COLOUR_ORDER,
@@ -74,20 +81,16 @@ def onnx_model(model: Segmenter, spec: ModelSpec, *, size: tuple[int, int] | Non
     return proto
 
 
-def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
-    """The spec inside an ONNX file of this project. Raises ModelFileError if it has none."""
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of an ONNX file of this project. Raises ModelFileError if it is not one."""
     try:
         proto = onnx.load(os.fspath(path), load_external_data=False)
-    except Exception as error:  # protobuf's own error class is not public
-        raise ModelFileError(
-            f"{path} is not a readable ONNX file ({type(error).__name__}: {error})"
-        ) from error
+    except (OSError, DecodeError) as error:
+        raise ModelFileError(f"{path} is not a readable ONNX file: {error}") from error
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     if METADATA_KEY not in metadata:
-        raise ModelFileError(
-            f"{path} carries no spec: it was not written by cpsl-export. Export the model again."
-        )
-    return ModelSpec.from_json(metadata[METADATA_KEY], str(path))
+        raise ModelFileError(f"{path} carries no spec: cpsl-export did not write it. Export the model again.")
+    return metadata
 
 
 def operator_counts(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -96,36 +99,43 @@ def operator_counts(path: str | os.PathLike[str]) -> dict[str, int]:
     return dict(Counter(node.op_type for node in proto.graph.node).most_common())
 
 
-def _example_size(spec: ModelSpec) -> tuple[int, int]:
-    """An image to trace with: odd sides, so that no even size is taken for a rule, and different ones."""
-    side = max(64, 4 * spec.stride)
-    return side + 1, 2 * side + 3
-
-
 @torch.no_grad()
-def _trace(graph: DeployGraph, size: tuple[int, int], *, dynamic: bool) -> onnx.ModelProto:
-    height = torch.export.Dim("height", min=SMALLEST_SIDE, max=LARGEST_SIDE)
-    width = torch.export.Dim("width", min=SMALLEST_SIDE, max=LARGEST_SIDE)
-    fixed = torch.export.Dim.STATIC
-    shapes = {0: fixed, 1: height, 2: width, 3: fixed} if dynamic else None
+def _trace(graph: DeployGraph, size: tuple[int, int] | None) -> onnx.ModelProto:
+    static, free = torch.export.Dim.STATIC, torch.export.Dim.DYNAMIC
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                (torch.zeros(1, *size, 3, dtype=torch.uint8),),
+                (torch.zeros(1, *(size or _EXAMPLE_SIZE), 3, dtype=torch.uint8),),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["image"],
                 output_names=["labels"],
                 external_data=False,
                 verbose=False,
-                dynamic_shapes={"image": shapes},
+                dynamic_shapes={"image": None if size else {0: static, 1: free, 2: free, 3: static}},
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        hint = " with free sizes; try a fixed one (--size HxW)" if dynamic else ""
-        reason = str(error).splitlines()[0]
+        hint = "" if size else " with free sizes; try a fixed one (--size HxW)"
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelFileError(f"{type(graph.network).__name__} cannot be exported{hint}: {reason}") from error
     return program.model_proto
+
+
+def _name_sides(proto: onnx.ModelProto) -> None:
+    """Call the free sides ``height`` and ``width``; the exporter numbers them."""
+    _, height, width, _ = (dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim)
+    if not height or not width or height == width:
+        raise ModelFileError(
+            "an exported file must take any size, and this network only exports for "
+            f"{height or 'one'} x {width or 'one'}. Export it with a fixed size (--size HxW)."
+        )
+    names = {height: "height", width: "width"}
+    pattern = re.compile(rf"\b({height}|{width})\b")
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = pattern.sub(lambda match: names[match[1]], dim.dim_param)
 
 
 def _drop_traces(proto: onnx.ModelProto) -> None:
@@ -141,15 +151,12 @@ def _drop_traces(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter talks on stdout, in warnings and in three loggers about its own inner steps."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    """torch's exporter talks on stdout, in warnings and in many loggers about its own inner steps."""
+    disabled = logging.root.manager.disable
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.CRITICAL)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import logging
 import sys
 import time
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cpsl_deploy.backends.gpu import nvidia_gpu_count
+from cpsl_deploy.backends.tensorrt_backend import write_sidecar
 from cpsl_deploy.errors import MissingExtraError, ModelFileError, UnavailableError
-from cpsl_deploy.files import atomic_path, sha256, write_bytes, write_json
-from cpsl_deploy.spec import ModelSpec
+from cpsl_deploy.files import sha256, write_bytes
+from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 
-from .deploy_graph import COLOUR_ORDER
-from .onnx_file import read_spec
+from .onnx_file import read_metadata
 
 _log = logging.getLogger(__name__)
 
@@ -40,26 +40,8 @@ class Engine:
 
     path: Path
     sidecar: Path
-    """JSON: ``spec``, ``colour_order``, ``size``, ``onnx_sha256``, ``tensorrt_version``, ``gpu``."""
+    """JSON: the ONNX file's metadata, ``onnx_sha256``, ``size``, ``tensorrt_version`` and ``gpu``."""
     build_s: float
-
-
-def find_gpu() -> str | None:
-    """The name of the first CUDA GPU, or None without one.
-
-    Asks the driver's library by itself, because creating anything of TensorRT without a GPU ends the
-    process with a segmentation fault.
-    """
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
-    count, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return None
-    if cuda.cuDeviceGetName(name, len(name), 0) != 0:
-        return None
-    return name.value.decode()
 
 
 def build_engine(
@@ -76,13 +58,15 @@ def build_engine(
     onnx_path = Path(onnx_path)
     engine_path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
     gpu, trt = _require_gpu(onnx_path), _require_tensorrt(onnx_path)
-    spec = read_spec(onnx_path)
+    metadata = read_metadata(onnx_path)
     started = time.perf_counter()
     builder = trt.Builder(_logger(trt))
     network = builder.create_network(_network_flags(trt))
     _parse(trt, network, onnx_path)
     config = builder.create_builder_config()
-    size = _fix_size(builder, network, config, size or spec.size)
+    size = _fix_size(
+        builder, network, config, size or ModelSpec.from_json(metadata[METADATA_KEY], str(onnx_path)).size
+    )
     cache_path = engine_path.with_name(TIMING_CACHE)
     cache = config.create_timing_cache(cache_path.read_bytes() if cache_path.is_file() else b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
@@ -93,23 +77,27 @@ def build_engine(
             f"TensorRT {trt.__version__} cannot build an engine of {onnx_path} for {gpu}; its own messages "
             "are above. Free GPU memory, or use the ONNX file, which is in place."
         )
-    with atomic_path(engine_path) as temporary:
-        temporary.write_bytes(bytes(serialized))
+    facts = {
+        "onnx_sha256": sha256(onnx_path),
+        "size": "x".join(map(str, size)),
+        "tensorrt_version": trt.__version__,
+        "gpu": gpu,
+    }
     write_bytes(cache_path, bytes(config.get_timing_cache().serialize()))
-    sidecar = engine_path.with_name(engine_path.name + ".json")
-    write_json(sidecar, _sidecar(spec, size, onnx_path, trt.__version__, gpu))
+    write_bytes(engine_path, bytes(serialized))
+    sidecar = write_sidecar(engine_path, {**metadata, **facts})
     return Engine(path=engine_path, sidecar=sidecar, build_s=time.perf_counter() - started)
 
 
 def _require_gpu(onnx_path: Path) -> str:
-    gpu = find_gpu()
-    if gpu is None:
+    # Before anything of TensorRT: creating its objects without a GPU ends the process.
+    if nvidia_gpu_count() == 0:
         raise UnavailableError(
             "a TensorRT engine is built on the NVIDIA GPU it will run on, and no GPU with a working driver "
             "was found here (nvidia-smi should list one). Export with --trt on the machine with the GPU, or "
             f"run the ONNX file, which is in place, with onnxruntime or OpenVINO: {onnx_path}"
         )
-    return gpu
+    return _gpu_name()
 
 
 def _require_tensorrt(onnx_path: Path) -> Any:
@@ -152,17 +140,11 @@ def _fix_size(builder: Any, network: Any, config: Any, size: tuple[int, int]) ->
     return size
 
 
-def _sidecar(
-    spec: ModelSpec, size: tuple[int, int], onnx_path: Path, version: str, gpu: str
-) -> dict[str, Any]:
-    return {
-        "spec": json.loads(spec.to_json()),
-        "colour_order": COLOUR_ORDER,
-        "size": list(size),
-        "onnx_sha256": sha256(onnx_path),
-        "tensorrt_version": version,
-        "gpu": gpu,
-    }
+def _gpu_name() -> str:
+    """Of the first GPU, asked of the driver that ``nvidia_gpu_count`` has found and initialised."""
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    name = ctypes.create_string_buffer(256)
+    return name.value.decode() if driver.cuDeviceGetName(name, len(name), 0) == 0 else "an unknown GPU"
 
 
 def _logger(trt: Any) -> Any:

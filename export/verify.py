@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from cpsl_deploy.errors import AccuracyError, InputError, MissingExtraError, ModelFileError
@@ -132,8 +131,8 @@ def torch_labels(model: Segmenter, spec: ModelSpec, frame: np.ndarray) -> np.nda
     height, width = frame.shape[:2]
     rgb = np.ascontiguousarray(frame[..., ::-1], np.float32) / 255
     image = (rgb - np.float32(spec.mean)) / np.float32(spec.std)
-    tensor: Tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(model.parameters()).device)
     logits = functional.interpolate(
         model.eval()(tensor).logits, size=(height, width), mode="bilinear", align_corners=spec.align_corners
     )
-    return logits.argmax(1)[0].to(torch.uint8).numpy()
+    return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
