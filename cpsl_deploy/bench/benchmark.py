@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, ModelFileError
 from ..files import sha256
+from ..segmenter import find_model, load
 from ..spec import ModelSpec
 from .accuracy import ClassAccuracy, class_differences, evaluate
 from .class_cost import ClassLatency, ExtractionCost, class_latencies, measure_extraction
@@ -44,17 +45,16 @@ class BenchmarkSettings:
     size: tuple[int, int] | None = None
     """(height, width) of synthetic frames; the model's own size without. Files are measured as they are."""
     backend: str = "auto"
-    device: str = "cpu"
+    device: str | None = None
+    """None is the CPU for an ONNX file and the GPU for an engine."""
     threads: int | None = None
-    """Inference threads; None leaves the choice to the backend."""
+    """Threads of one inference; None leaves the choice to the backend."""
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
             raise InputError(f"frames must be 1 or more; got {self.frames}")
         if self.warm_up < 0:
             raise InputError(f"warm-up must be 0 or more frames; got {self.warm_up}")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads must be 1 or more; got {self.threads}")
         if self.size is not None and self.data is not None:
             raise InputError(
                 "a size is for synthetic frames; a dataset's frames are measured as their files hold them. "
@@ -71,7 +71,7 @@ class ClassResult:
     """RGB, 0..255."""
     iou: float | None
     label_share: float | None
-    """Share of the labelled pixels."""
+    """Share of the scored pixels that is labelled with the class."""
     predicted_share: float
     """Share of all predicted pixels of the measured frames."""
     latency: ClassLatency
@@ -93,8 +93,8 @@ class BenchmarkResult:
     model_bytes: int
     spec: ModelSpec
     settings: BenchmarkSettings
-    backend: str
-    """The backend that ran, where the settings say auto."""
+    runtime: dict[str, Any]
+    """What ran the model, as the backend describes itself: backend, version, device, threads, precision."""
     load_ms: float
     """From the path to a segmenter that can predict, without the first frame. A cold start, importing the
     backend's package included, unless this process had loaded a model before."""
@@ -115,8 +115,8 @@ class BenchmarkResult:
         total = self.stages["total"]
         return {
             "model": self.model_name,
-            "backend": self.backend,
-            "device": self.settings.device,
+            "backend": self.runtime["backend"],
+            "device": self.runtime["device"],
             "frames": total.count,
             "miou": _rounded(self.mean_iou, 4),
             "p50_ms": _rounded(total.p50, 3),
@@ -138,7 +138,8 @@ class BenchmarkResult:
                 "bytes": self.model_bytes,
                 "spec": asdict(self.spec),
             },
-            "settings": asdict(self.settings) | {"backend_used": self.backend},
+            "settings": asdict(self.settings),
+            "runtime": self.runtime,
             "latency": {
                 "load_ms": self.load_ms,
                 "first_frame_ms": self.samples.first_frame_ms,
@@ -167,23 +168,20 @@ def benchmark(
     warm_up: int = 10,
     size: tuple[int, int] | None = None,
     backend: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     progress: Progress = no_progress,
 ) -> BenchmarkResult:
-    """Load a model file and measure it; see BenchmarkSettings for the arguments.
+    """Load a model and measure it; see BenchmarkSettings for the arguments.
 
+    ``model``: a model file, or a run folder that holds one, as `cpsl_deploy.load` takes it.
     ``data``: a dataset reference as `cpsl_deploy.data.open_dataset` takes it, looked for under ``data_root``.
     With labels the accuracy of the file is measured too; without data, frames are synthetic.
 
     Raises ModelFileError for a missing or damaged model, DataError for data that cannot be used, InputError
     for a setting that breaks its rule, UnavailableError for a backend or device that is not there.
     """
-    from .. import load
-
-    path = Path(model)
-    if not path.is_file():
-        raise ModelFileError(f"a model file is wanted and {path} is not one. Make it with: cpsl-export RUN")
+    path = model_file(model)
     settings = BenchmarkSettings(
         data=None if data is None else os.fspath(data),
         split=split,
@@ -209,7 +207,7 @@ def benchmark(
         extraction = measure_extraction(segmenter, encoded, samples, progress)
         labelled = dataset is not None and dataset.has_labels
         accuracy = evaluate(segmenter, dataset, progress=progress) if labelled else None
-        backend_used = segmenter.backend
+        runtime = segmenter.backend.describe()
     return BenchmarkResult(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         machine=machine,
@@ -219,7 +217,7 @@ def benchmark(
         model_bytes=path.stat().st_size,
         spec=spec,
         settings=settings,
-        backend=backend_used,
+        runtime=runtime,
         load_ms=load_ms,
         samples=samples,
         stages=samples.summary(),
@@ -227,6 +225,14 @@ def benchmark(
         classes=_class_results(spec, samples, extraction, accuracy),
         notes=tuple(_notes(whole, machine, samples, accuracy)),
     )
+
+
+def model_file(model: str | os.PathLike[str]) -> Path:
+    """The model file itself, or the one in a run folder. Raises ModelFileError if there is none."""
+    path = find_model(model)
+    if not path.is_file():
+        raise ModelFileError(f"there is no model file {path}. Make one with: cpsl-export RUN")
+    return path
 
 
 def _open_data(settings: BenchmarkSettings, root: Path | None) -> Dataset | None:
@@ -250,7 +256,9 @@ def _class_results(
             name=name,
             colour=spec.palette[k],
             iou=_finite(accuracy.iou[k]) if accuracy else None,
-            label_share=float(accuracy.label_share[k]) if accuracy else None,
+            label_share=(
+                float(accuracy.label_share[k]) if accuracy and name not in accuracy.unknown_to_data else None
+            ),
             predicted_share=float(predicted[k] / predicted.sum()),
             latency=latencies[k],
             extraction=extraction[k],
@@ -264,7 +272,9 @@ def _notes(
 ) -> Iterator[str]:
     count = len(samples.frames)
     if whole is None:
-        yield "Frames are synthetic: latency is real, predicted classes mean nothing, accuracy is not measured."
+        yield (
+            "Frames are synthetic: latency is real, predicted classes mean nothing, accuracy is not measured."
+        )
     elif accuracy is None:
         yield (
             f"The split {whole.split!r} of {whole.name} has no labels: latency is measured, accuracy is not."

@@ -1,8 +1,8 @@
 """What each class costs: latency of the frames that show it, and the work of taking its mask out.
 
 A segmenter runs the whole frame whatever is in it, so a class's latency differs from the total only through
-the frames it appears in (their size, their encoding); a difference says which scenes are slow. What a user of one
-class pays in addition is the extraction of its mask, its area and its outlines.
+the frames it appears in (their size, their encoding); a difference says which scenes are slow. What a user
+of one class pays in addition is the extraction of its mask, its area and its outlines.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def measure_extraction(
     of one frame do not disturb the latency of the next.
     """
     distinct = min(len(frames), len(samples.frames))
-    chosen = {k: _frames_showing(samples.predicted_pixels[:distinct, k]) for k in range(len(segmenter.classes))}
+    chosen = {
+        k: _frames_showing(samples.predicted_pixels[:distinct, k]) for k in range(len(segmenter.classes))
+    }
     timed: dict[int, list[tuple[float, float, float]]] = {k: [] for k in chosen}
     wanted = sorted({i for indices in chosen.values() for i in indices})
     for done, i in enumerate(wanted):

@@ -11,31 +11,37 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from ..backends import BACKENDS, DEVICES
 from ..command_line import Command, parse_size
-from ..errors import ModelFileError
 from ..files import new_output_folder
-from .benchmark import BenchmarkResult, benchmark
+from .benchmark import BenchmarkResult, benchmark, model_file
 from .plot import require_matplotlib
-from .report import CLASS_COLUMNS, STAGE_COLUMNS, ReportPaths, class_row, stage_rows, write_report
+from .report import (
+    SHORT_CLASS_COLUMNS,
+    STAGE_COLUMNS,
+    ReportPaths,
+    short_class_row,
+    stage_rows,
+    write_report,
+)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", metavar="TARGET", help="Dataset: a name, a folder, a YAML file. Synthetic frames without.")
+@click.option(
+    "--data", metavar="TARGET", help="Dataset: a name, a folder, a YAML file. Synthetic frames without."
+)
 @click.option("--split", default="val", show_default=True, help="Which part of the data.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the data's files are.")
 @click.option("--frames", type=int, help="Frames to measure.  [default: all of the split; 100 synthetic]")
 @click.option("--warm-up", type=int, default=10, show_default=True, help="Frames run before and discarded.")
 @click.option("--size", metavar="HxW", help="Size of synthetic frames.  [default: the model's]")
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
-    default="auto",
-    show_default=True,
-)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), help="[default: cpu for .onnx, cuda for engines]")
 @click.option("--threads", type=int, help="Inference threads.  [default: the backend's choice]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Output folder.  [default: bench-MODEL]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Output folder.  [default: bench-MODEL]"
+)
 @click.option("--overwrite", is_flag=True, help="Replace files of the same name in the output folder.")
 @click.option("--no-plot", is_flag=True, help="Leave bench.png out; needs no matplotlib.")
 def main(
@@ -47,7 +53,7 @@ def main(
     warm_up: int,
     size: str | None,
     backend: str,
-    device: str,
+    device: str | None,
     threads: int | None,
     output: Path | None,
     overwrite: bool,
@@ -58,8 +64,7 @@ def main(
     Writes bench.json (every sample), bench.md and bench.png into the output folder. The last line on
     standard output is one JSON document with the headline figures.
     """
-    if not model.is_file():
-        raise ModelFileError(f"a model file is wanted and {model} is not one. Make it with: cpsl-export RUN")
+    model = model_file(model)
     wanted_size = parse_size(size) if size else None
     if not no_plot:
         require_matplotlib()
@@ -115,7 +120,7 @@ def _show(result: BenchmarkResult, paths: ReportPaths) -> None:
     """Tables for people, then the line for programs."""
     console = Console()
     console.print(_table("Latency, ms", STAGE_COLUMNS, stage_rows(result)))
-    console.print(_table("Per class", CLASS_COLUMNS, [class_row(c) for c in result.classes]))
+    console.print(_table("Per class", SHORT_CLASS_COLUMNS, [short_class_row(c) for c in result.classes]))
     console.print(
         f"load {result.load_ms:.0f} ms, first frame {result.samples.first_frame_ms:.1f} ms, "
         f"{result.samples.fps:.1f} frames per second"

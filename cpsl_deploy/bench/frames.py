@@ -37,7 +37,9 @@ class EncodedFrame:
         flags = cv2.IMREAD_COLOR if self.upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
         if image is None:
-            raise DataError(f"{self.name} is not an image that OpenCV can decode. Replace or remove the file.")
+            raise DataError(
+                f"{self.name} is not an image that OpenCV can decode. Replace or remove the file."
+            )
         return image
 
 
@@ -53,7 +55,9 @@ def _read_whole(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}. Check the path and its permissions.") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
     if is_truncated(data):  # OpenCV would give half a picture and no error
         raise DataError(f"{path} is truncated: its bytes end before the image does. Copy it again.")
     return data

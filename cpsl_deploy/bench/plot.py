@@ -44,8 +44,8 @@ def write_plot(result: BenchmarkResult, path: Path) -> None:
     from matplotlib.figure import Figure
 
     class_panels = _class_panels(result)
-    height = max(5.0, 2.2 + 0.36 * len(result.classes))
-    figure = Figure(figsize=(7.0 + 4.2 * len(class_panels), height), dpi=110, layout="constrained")
+    height = max(5.0, 2.2 + 0.32 * len(result.classes))
+    figure = Figure(figsize=(5.6 + 3.4 * len(class_panels), height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(4, 3 + 2 * len(class_panels))
     _draw_mean_stack(figure.add_subplot(grid[0, :3]), result)
@@ -67,7 +67,7 @@ def _title(result: BenchmarkResult) -> str:
     total = result.stages["total"]
     return (
         f"{result.model_name}: {accuracy}p50 {total.p50:.1f} ms, p99 {total.p99:.1f} ms, "
-        f"{result.samples.fps:.1f} frames/s on {result.machine.cpu}, {result.backend}"
+        f"{result.samples.fps:.1f} frames/s on {result.machine.cpu}, {result.runtime['backend']}"
     )
 
 
@@ -79,9 +79,9 @@ def _draw_mean_stack(axes: Axes, result: BenchmarkResult) -> None:
     for stage, mean in means.items():
         axes.barh(0, mean, left=left, color=_STAGE_COLOURS[stage], label=f"{stage} {mean:.2f}")
         left += mean
-    axes.set(title=f"Mean of a frame, {left:.2f} ms", yticks=[], xlim=(0, left))
-    axes.legend(ncols=3, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set(title=f"Mean of a frame, {left:.2f} ms", xticks=[], yticks=[], xlim=(0, left))
+    axes.legend(ncols=3, fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0))
+    axes.spines[:].set_visible(False)
 
 
 def _draw_percentiles(axes: Axes, result: BenchmarkResult) -> None:
@@ -95,7 +95,7 @@ def _draw_percentiles(axes: Axes, result: BenchmarkResult) -> None:
     axes.set(
         title="p50 (solid) / p90 / p99 (palest) by stage",
         xlabel="ms",
-        xlim=(0, 1.45 * largest),
+        xlim=(0, 1.6 * largest),
         yticks=range(len(STAGES)),
         yticklabels=STAGES,
     )
@@ -113,9 +113,14 @@ def _draw_iou(axes: Axes, classes: tuple[ClassResult, ...]) -> None:
         iou = None if result.iou is None else 100 * result.iou
         colour = tuple(value / 255 for value in result.colour)
         axes.barh(row, iou or 0, color=colour, edgecolor="#666666", linewidth=0.5, height=0.7)
-        share = "" if not result.label_share else f"  ({100 * result.label_share:.2g} % of pixels)"
+        share = "" if not result.label_share else f"  ({_share_text(result.label_share)})"
         _annotate(axes, iou or 0, row, "n/a" if iou is None else f"{iou:.1f}{share}", 100)
-    axes.set(title="IoU, %", xlim=(0, 165), xticks=range(0, 101, 25))
+    axes.set(title="IoU, % (share of labels)", xlim=(0, 165), xticks=range(0, 101, 25))
+
+
+def _share_text(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def _draw_class_latency(axes: Axes, classes: tuple[ClassResult, ...]) -> None:
@@ -142,7 +147,7 @@ def _draw_extraction(axes: Axes, classes: tuple[ClassResult, ...]) -> None:
         starts = np.cumsum([0.0, *parts.values()])
         for start, (part, value) in zip(starts, parts.items(), strict=False):
             axes.barh(row, value, left=start, color=_EXTRACTION_COLOURS[part], height=0.7)
-        _annotate(axes, cost.total_ms, row, f"{cost.total_ms:.2f}", largest)
+        _annotate(axes, cost.total_ms, row, f"{cost.total_ms:.3f}", largest)
     for part, colour in _EXTRACTION_COLOURS.items():
         axes.barh([0], [0], color=colour, label=part)
     axes.set(title="Extracting one class, ms", xlim=(0, 1.35 * largest))

@@ -53,8 +53,8 @@ def markdown(result: BenchmarkResult, *, plot_name: str | None = None) -> str:
     parts = [f"# Benchmark of {result.model_name}", _setting_sentence(result)]
     if result.accuracy:
         parts.append(
-            f"**mIoU {percent(result.mean_iou)} %**, pixel accuracy {percent(result.accuracy.pixel_accuracy)} % "
-            f"on {result.accuracy.frames} labelled images."
+            f"**mIoU {percent(result.mean_iou)} %**, pixel accuracy "
+            f"{percent(result.accuracy.pixel_accuracy)} % on {result.accuracy.frames} labelled images."
         )
     parts.append(
         f"**{result.samples.fps:.1f} frames per second**, one after the other; loading "
@@ -63,7 +63,11 @@ def markdown(result: BenchmarkResult, *, plot_name: str | None = None) -> str:
     if result.notes:
         parts.append("\n".join(f"- {note}" for note in result.notes))
     parts += ["## Latency, ms", _markdown_table(STAGE_COLUMNS, stage_rows(result))]
-    parts += ["## Per class", _markdown_table(CLASS_COLUMNS, (class_row(c) for c in result.classes)), CLASS_LEGEND]
+    parts += [
+        "## Per class",
+        _markdown_table(CLASS_COLUMNS, (class_row(c) for c in result.classes)),
+        CLASS_LEGEND,
+    ]
     if plot_name:
         parts.append(f"![Latency by stage; IoU, latency and extraction cost by class]({plot_name})")
     parts += ["## Machine and versions", _environment(result)]
@@ -72,11 +76,14 @@ def markdown(result: BenchmarkResult, *, plot_name: str | None = None) -> str:
 
 STAGE_COLUMNS = ("stage", "mean", "p50", "p90", "p99", "max")
 CLASS_COLUMNS = (
-    "class", "IoU %", "labelled %", "predicted %", "frames", "p50 ms", "p99 ms", "mask ms", "area ms", "contours ms"
+    "class", "IoU %", "labelled %", "predicted %", "frames",
+    "p50 ms", "p99 ms", "mask ms", "area ms", "contours ms",
 )  # fmt: skip
+SHORT_CLASS_COLUMNS = ("class", "IoU %", "labelled %", "frames", "p50 ms", "p99 ms", "extract ms")
+"""For terminals of 80 columns."""
 CLASS_LEGEND = (
     "p50 and p99: total latency over the measured frames in which the class is predicted (their number under "
-    "frames). Mask, area, contours: median cost of taking the class out of a label map. n/a: nothing to measure."
+    "frames). Mask, area, contours: median cost of taking the class out of a label map. n/a: no such figure."
 )
 
 
@@ -97,12 +104,19 @@ def class_row(result: ClassResult) -> tuple[str, ...]:
         percent(result.label_share, digits=2),
         percent(result.predicted_share, digits=2),
         str(result.latency.frames),
-        _number(result.latency.p50_ms, 1),
-        _number(result.latency.p99_ms, 1),
+        _number(result.latency.p50_ms, 2),
+        _number(result.latency.p99_ms, 2),
         _number(cost and cost.mask_ms, 3),
         _number(cost and cost.area_ms, 3),
         _number(cost and cost.contours_ms, 3),
     )
+
+
+def short_class_row(result: ClassResult) -> tuple[str, ...]:
+    """One row of text for a class, in the columns of SHORT_CLASS_COLUMNS."""
+    name, iou, labelled, _, frames, p50, p99, *_ = class_row(result)
+    cost = result.extraction
+    return (name, iou, labelled, frames, p50, p99, _number(cost and cost.total_ms, 3))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -124,23 +138,24 @@ def size_text(result: BenchmarkResult) -> str:
 def _setting_sentence(result: BenchmarkResult) -> str:
     settings = result.settings
     frames = f"{settings.data} ({settings.split})" if settings.data else "synthetic frames"
-    threads = f"{settings.threads} threads" if settings.threads else "the backend's own choice of threads"
+    runtime = ", ".join(f"{key} {value}" for key, value in result.runtime.items() if value is not None)
     return (
-        f"{result.spec.architecture}, {len(result.classes)} classes, on {frames}: {len(result.samples.frames)} "
-        f"frames of {size_text(result)}, {settings.warm_up} to warm up, backend {result.backend} on "
-        f"{settings.device} with {threads}."
+        f"{result.spec.architecture}, {len(result.classes)} classes, on {frames}: "
+        f"{len(result.samples.frames)} frames of {size_text(result)}, {settings.warm_up} to warm up; "
+        f"{runtime}."
     )
 
 
 def _environment(result: BenchmarkResult) -> str:
     machine = result.machine
+    model = f"{result.model_name}, {result.model_bytes / 2**20:.1f} MiB, SHA-256 {result.model_sha256}"
     rows = [
         ("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.usable_cores:g} usable"),
         ("memory", "n/a" if machine.memory_gib is None else f"{machine.memory_gib} GiB"),
         ("GPU", "; ".join(machine.gpus) or "none"),
         ("system", machine.os),
         *((name, version) for name, version in result.versions.items() if version),
-        ("model", f"{result.model_name}, {result.model_bytes / 2**20:.1f} MiB, SHA-256 {result.model_sha256}"),
+        ("model", model),
         ("measured", result.created),
     ]
     return _markdown_table(("what", "value"), rows)
