@@ -191,6 +191,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path, small: Segmenter)
         "header.safetensors": (data[:50], "damaged"),
         "empty.safetensors": (b"", "damaged"),
         "empty.pt": (b"", "damaged"),
+        "stack.pt": (b"\x80\x02ab.", "read safely|damaged"),
         "text.pt": (b"not weights at all", "read safely|damaged"),
         "picture.pth": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "read safely|damaged"),
         "truncated.pt": (zipped[: len(zipped) // 2], "damaged"),

@@ -89,8 +89,9 @@ class AtrousHead(nn.Module):
             nn.Conv2d(joined, channels, 3, padding=1),
             nn.GroupNorm(_GROUPS, channels),
         )
-        self.head = nn.Sequential(nn.Dropout2d(_DROPOUT), nn.Conv2d(channels, num_classes, 1, bias=False))
-        nn.init.normal_(self.head[1].weight, std=_HEAD_STD)
+        classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
+        nn.init.normal_(classifier.weight, std=_HEAD_STD)
+        self.head = nn.Sequential(nn.Dropout2d(_DROPOUT), classifier)
 
     def forward(self, x: Tensor) -> SegmenterOutput:
         features = self.bottleneck(torch.cat([branch(x) for branch in self.conv2d_list], 1))

@@ -119,11 +119,11 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.lateral = _conv_norm(_DEEP_CHANNELS, _WIDTH, 1)
+        self.lateral = _conv_norm(_DEEP_CHANNELS, _WIDTH)
         self.scene = nn.Conv2d(_WIDTH, _WIDTH, 1)
         self.context = nn.ModuleList(_separable(_WIDTH, _WIDTH, dilation) for dilation in (4, 8))
-        self.top_down = _conv_norm(_WIDTH, channels, 1)
-        self.skip = _conv_norm(_SKIP_CHANNELS, channels, 1)
+        self.top_down = _conv_norm(_WIDTH, channels)
+        self.skip = _conv_norm(_SKIP_CHANNELS, channels)
         self.fuse = _separable(channels, channels, 1)
 
     def forward(self, skip: Tensor, deep: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ class Decoder(nn.Module):
         return self.fuse(F.relu(deep + self.skip(skip)))
 
 
-def _conv_norm(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, bias=False, **options), nn.BatchNorm2d(outputs))
+def _conv_norm(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
 
 def _separable(inputs: int, outputs: int, dilation: int) -> nn.Sequential:
     """A 3x3 convolution per channel, then a 1x1 one across channels."""
-    depthwise = _conv_norm(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs)
-    return nn.Sequential(*depthwise, nn.ReLU(), *_conv_norm(inputs, outputs, 1))
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False)
+    return nn.Sequential(depthwise, nn.BatchNorm2d(inputs), nn.ReLU(), *_conv_norm(inputs, outputs))
