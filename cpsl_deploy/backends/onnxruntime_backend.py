@@ -89,7 +89,8 @@ def _check_cuda(onnxruntime: Any) -> None:
     if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         raise UnavailableError(
             f"device 'cuda' was asked for and this build of onnxruntime ({onnxruntime.__version__}) has no "
-            "CUDA. Replace it: pip uninstall onnxruntime, then pip install 'cpsl_deploy[gpu]' (both together break)"
+            "CUDA. Replace it (both together break): pip uninstall onnxruntime, then "
+            "pip install 'cpsl_deploy[gpu]'"
         )
     if hasattr(onnxruntime, "preload_dlls"):  # 1.21 and later: finds CUDA's libraries installed by pip
         onnxruntime.preload_dlls()

@@ -135,9 +135,9 @@ class TensorRTBackend(Backend):
             version = self.metadata.get("tensorrt_version", "of an unknown version")
             gpu = self.metadata.get("gpu", "an unknown GPU")
             raise ModelFileError(
-                f"TensorRT {self._version} cannot load {path}: an engine works only with the TensorRT version and "
-                f"the kind of GPU it was built with, here TensorRT {version} on {gpu}. Build it again on this "
-                "machine: cpsl-export RUN --trt"
+                f"TensorRT {self._version} cannot load {path}: an engine works only with the version and the "
+                f"kind of GPU it was built with, here TensorRT {version} on {gpu}. Build it again on "
+                "this machine: cpsl-export RUN --trt"
             )
         return engine
 

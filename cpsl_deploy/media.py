@@ -1,0 +1,297 @@
+"""Frames from images, folders and video files, and video files from frames."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from .data.images import IMAGE_SUFFIXES, read_image
+from .errors import DataError, OutputError, UnavailableError
+from .files import atomic_path
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
+CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".webm": "VP80"}
+"""The codec taken for each kind of video file: one that OpenCV's own packages can write."""
+_KNOWN_CODECS = ("mp4v", "avc1", "MJPG", "XVID", "VP80", "VP90", "FFV1")
+_DEFAULT_FPS = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video file's header says."""
+
+    path: Path
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    fps: float
+    """Frames per second; the mean for a file with a variable rate."""
+    frame_count: int | None
+    """None if the header does not say. It is a promise: files that were cut off hold fewer."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame:
+    """One image of a source."""
+
+    index: int
+    """Place in the source, from 0, unreadable ones counted."""
+    name: str
+    """Unique in the source and usable as a file name."""
+    image: np.ndarray | None
+    """uint8 (H, W, 3) BGR, or None if it could not be read."""
+    time_s: float | None = None
+    """Seconds since the start of the video: index / fps."""
+    problem: str = ""
+    """Why there is no image."""
+    suffix: str = ""
+    """Of the image file, with the dot."""
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    name: str
+    """A short name for outputs."""
+    count: int | None
+    """Number of frames, if known."""
+    fps: float | None
+    """Frames per second of a video; None for images."""
+
+    def frames(self) -> Generator[Frame, None, None]:
+        """The frames in order, each decoded when asked for."""
+
+
+class ImageSource:
+    """Image files. One that cannot be read is a `Frame` without image, so that the others are still done."""
+
+    fps = None
+
+    def __init__(self, paths: Sequence[Path], name: str) -> None:
+        self.name = name
+        self.paths = list(paths)
+        self.count = len(self.paths)
+
+    def frames(self) -> Generator[Frame, None, None]:
+        names = _unique_names(self.paths)
+        for index, (path, name) in enumerate(zip(self.paths, names, strict=True)):
+            image, problem = None, ""
+            try:
+                image = cv2.cvtColor(read_image(path, upright=True), cv2.COLOR_RGB2BGR)
+            except DataError as error:
+                problem = str(error)
+            yield Frame(index=index, name=name, image=image, problem=problem, suffix=path.suffix.lower())
+
+
+class VideoSource:
+    """A video file."""
+
+    def __init__(self, path: Path) -> None:
+        self.info = video_info(path)
+        self.name = path.stem
+        self.count = self.info.frame_count
+        self.fps = self.info.fps
+
+    def frames(self) -> Generator[Frame, None, None]:
+        for index, image in enumerate(read_video(self.info)):
+            yield Frame(
+                index=index, name=f"{self.name}-{index:06d}", image=image, time_s=index / self.info.fps
+            )
+
+
+def open_source(reference: str | os.PathLike[str]) -> ImageSource | VideoSource:
+    """Open an image file, a folder of images (sorted, without its subfolders), a glob or a video file.
+
+    Raises DataError if there is nothing, no image in the folder, or the file is neither image nor video.
+    """
+    text = os.fspath(reference)
+    path = Path(text)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return ImageSource([path], path.stem)
+        return VideoSource(path)
+    if any(character in text for character in "*?["):
+        found = sorted(Path(match) for match in glob.glob(text) if Path(match).is_file())
+        images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise DataError(f"no image matches {text!r} ({len(found)} files do). {_image_rule()}")
+        return ImageSource(images, images[0].absolute().parent.name or "images")
+    raise DataError(f"there is no file or folder {text}. Check the path")
+
+
+def _open_folder(folder: Path) -> ImageSource:
+    files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+    images = [entry for entry in files if entry.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        videos = [entry for entry in files if entry.suffix.lower() in VIDEO_SUFFIXES]
+        hint = f"It has the video {videos[0].name}: name that file. " if videos else ""
+        raise DataError(
+            f"the folder {folder} has no image in it ({len(files)} files; subfolders are not looked "
+            f"into). {hint}{_image_rule()}"
+        )
+    return ImageSource(images, folder.absolute().name or "images")
+
+
+def _image_rule() -> str:
+    return f"Images are files with the suffix {', '.join(IMAGE_SUFFIXES)}"
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """The stem of each path; where stems repeat, with what else it takes to tell the files apart."""
+    names = [path.stem for path in paths]
+    for tell_apart in (
+        lambda path: f"{path.stem}_{path.suffix[1:].lower()}",
+        lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:].lower()}",
+    ):
+        if len(set(names)) < len(names):
+            names = [tell_apart(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{index:06d}_{name}" for index, name in enumerate(names)]
+    return names
+
+
+def video_info(path: str | os.PathLike[str]) -> VideoInfo:
+    """What a video file's header says. Raises DataError if it is missing, or no video that can be decoded."""
+    path = Path(path)
+    with _capture(path) as capture:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        read, frame = capture.read()
+    if not read:
+        raise DataError(f"{path} opens as a video and has no frame in it. Copy or record it again")
+    if not (math.isfinite(fps) and fps > 0):
+        log.warning("%s does not say its frame rate; %g frames per second are assumed", path, _DEFAULT_FPS)
+        fps = _DEFAULT_FPS
+    known = math.isfinite(count) and 0 < count < 1e9
+    # The size comes from a frame: the header's is the one before the camera's rotation is applied.
+    return VideoInfo(path=path, size=frame.shape[:2], fps=fps, frame_count=int(count) if known else None)
+
+
+def read_video(info: VideoInfo) -> Generator[np.ndarray, None, None]:
+    """The frames of a video, uint8 (H, W, 3) BGR, in order.
+
+    A video that ends before its header promised is logged as a warning with both counts; what is there is
+    given.
+    """
+    given = 0
+    with _capture(info.path) as capture:
+        while True:
+            read, frame = capture.read()
+            if not read:
+                break
+            given += 1
+            yield frame
+    if info.frame_count is not None and given < info.frame_count:
+        log.warning(
+            "%s ends early: its header promises %d frames and %d can be read. The file may be cut off; what "
+            "is there was used",
+            info.path,
+            info.frame_count,
+            given,
+        )
+
+
+@contextlib.contextmanager
+def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
+    if not path.is_file():
+        raise DataError(f"there is no video file {path}. Check the path")
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise DataError(
+                f"{path} is neither an image nor a video that can be decoded ({path.stat().st_size} bytes). "
+                "Copy it again, or convert it, for example: ffmpeg -i INPUT output.mp4"
+            )
+        yield capture
+    finally:
+        capture.release()
+
+
+def check_codec(codec: str, suffix: str) -> None:
+    """Raise UnavailableError, naming those that work, unless ``codec`` can be written to ``suffix`` files."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def works(candidate: str) -> bool:
+            with contextlib.suppress(cv2.error):
+                writer = cv2.VideoWriter(f"{folder}/probe{suffix}", _fourcc(candidate), 25.0, (64, 64))
+                opened = writer.isOpened()
+                writer.release()
+                return opened
+            return False
+
+        if len(codec) == 4 and works(codec):
+            return
+        working = [candidate for candidate in _KNOWN_CODECS if works(candidate)]
+    if working:
+        remedy = f"These work for {suffix} files: {', '.join(working)}"
+    else:
+        remedy = f"None of {', '.join(_KNOWN_CODECS)} works for {suffix} files; write an .mp4 or .avi file"
+    raise UnavailableError(
+        f"the video codec {codec!r} cannot be written by this OpenCV into {suffix} files. {remedy}"
+    )
+
+
+def _fourcc(codec: str) -> int:
+    return cv2.VideoWriter.fourcc(*codec)
+
+
+@contextlib.contextmanager
+def video_writer(
+    path: str | os.PathLike[str], *, size: tuple[int, int], fps: float, codec: str | None = None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Give a function that appends one BGR frame uint8 (H, W, 3) of ``size`` (height, width) to a video.
+
+    The file is written under a temporary name and put in place, readable, when the block ends without an
+    error; otherwise nothing is left. ``codec``: four letters, by default the one in `CODECS` for the suffix.
+    An odd height or width loses its last row or column, which these codecs cannot store.
+
+    Raises UnavailableError if the codec does not work, OutputError if the file cannot be written whole.
+    """
+    path = Path(path)
+    codec = codec or CODECS.get(path.suffix.lower(), "mp4v")
+    written = 0
+    with atomic_path(path) as temporary:
+        writer = cv2.VideoWriter(str(temporary), _fourcc(codec), fps, size[::-1])
+        if not writer.isOpened():
+            check_codec(codec, path.suffix)
+            raise OutputError(f"cannot write the video {path}. Choose a writable place")
+
+        def append(frame: np.ndarray) -> None:
+            nonlocal written
+            if frame.shape != (*size, 3):
+                raise DataError(f"frames of this video are {(*size, 3)}; frame {written} is {frame.shape}")
+            writer.write(frame)
+            written += 1
+
+        try:
+            yield append
+        finally:
+            writer.release()
+        _check_written(temporary, path, written)
+
+
+def _check_written(temporary: Path, path: Path, written: int) -> None:
+    """OpenCV reports no error when the disk is full: look at what is there."""
+    try:
+        readable = video_info(temporary).frame_count
+    except DataError:
+        readable = 0
+    if readable is not None and readable < written:
+        raise OutputError(
+            f"only {readable} of {written} frames are in the video that was to become {path}: the disk is "
+            "probably full. Free some space or choose another output folder, then run the command again"
+        )
