@@ -193,7 +193,7 @@ def benchmark(
         threads=threads,
     )
     whole = _open_data(settings, None if data_root is None else Path(data_root))
-    dataset = whole and whole.subset(evenly_spaced(len(whole), frames or len(whole)))
+    dataset = None if whole is None else whole.subset(evenly_spaced(len(whole), frames or len(whole)))
     machine = describe_machine()
     watch = Stopwatch()
     with load(path, backend=backend, device=device, threads=threads) as segmenter:
@@ -205,8 +205,9 @@ def benchmark(
         count = frames or (len(dataset) if dataset is not None else SYNTHETIC_COUNT)
         samples = measure_latency(segmenter, encoded, count=count, warm_up=warm_up, progress=progress)
         extraction = measure_extraction(segmenter, encoded, samples, progress)
-        labelled = dataset is not None and dataset.has_labels
-        accuracy = evaluate(segmenter, dataset, progress=progress) if labelled else None
+        accuracy = None
+        if dataset is not None and dataset.has_labels:
+            accuracy = evaluate(segmenter, dataset, progress=progress)
         runtime = segmenter.backend.describe()
     return BenchmarkResult(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -28,7 +28,6 @@ _STAGE_COLOURS = {
 }
 _EXTRACTION_COLOURS = {"mask": "#3182bd", "area": "#9ecae1", "contours": "#fdae6b"}
 _LATENCY_COLOUR = "#4d4d4d"
-_GRID = {"color": "#e6e6e6", "linewidth": 0.8}
 
 
 def require_matplotlib() -> None:
@@ -168,6 +167,6 @@ def _style_class_axes(axes: Axes, classes: tuple[ClassResult, ...], *, labelled:
 
 
 def _open_frame(axes: Axes) -> None:
-    axes.grid(axis="x", **_GRID)
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

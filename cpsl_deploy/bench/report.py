@@ -98,6 +98,7 @@ def stage_rows(result: BenchmarkResult) -> list[tuple[str, ...]]:
 def class_row(result: ClassResult) -> tuple[str, ...]:
     """One row of text for a class, in the columns of CLASS_COLUMNS."""
     cost = result.extraction
+    costs = (cost.mask_ms, cost.area_ms, cost.contours_ms) if cost else (None, None, None)
     return (
         result.name,
         percent(result.iou),
@@ -106,9 +107,7 @@ def class_row(result: ClassResult) -> tuple[str, ...]:
         str(result.latency.frames),
         _number(result.latency.p50_ms, 2),
         _number(result.latency.p99_ms, 2),
-        _number(cost and cost.mask_ms, 3),
-        _number(cost and cost.area_ms, 3),
-        _number(cost and cost.contours_ms, 3),
+        *(_number(value, 3) for value in costs),
     )
 
 
@@ -116,7 +115,7 @@ def short_class_row(result: ClassResult) -> tuple[str, ...]:
     """One row of text for a class, in the columns of SHORT_CLASS_COLUMNS."""
     name, iou, labelled, _, frames, p50, p99, *_ = class_row(result)
     cost = result.extraction
-    return (name, iou, labelled, frames, p50, p99, _number(cost and cost.total_ms, 3))
+    return (name, iou, labelled, frames, p50, p99, _number(cost.total_ms if cost else None, 3))
 
 
 def percent(share: float | None, digits: int = 1) -> str:

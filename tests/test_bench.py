@@ -1,0 +1,286 @@
+"""Benchmarks of a model small enough to check by hand: accuracy, files, the command and its errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import cpsl_deploy
+from cpsl_deploy.bench import benchmark, evaluate, write_report
+from cpsl_deploy.bench import plot as plot_module
+from cpsl_deploy.bench.accuracy import ClassAccuracy
+from cpsl_deploy.bench.command import main
+from cpsl_deploy.data import open_dataset
+from cpsl_deploy.errors import DataError, InputError, MissingExtraError, ModelFileError, OutputError
+
+tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
+
+DATA_NAMES = ("road", "tree", "car", "bus")
+DATA_FILE = """
+name: tiny-road
+splits:
+  val: {images: images, labels: labels}
+  bare: {images: images}
+classes: [road, tree, car, bus]
+ids: {road: 10, tree: 20, car: 30, bus: 40}
+ignore: [0]
+"""
+
+
+def write_pair(folder: Path, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy street as PNG and its mask of raw ids; gives (RGB image, mask)."""
+    random = np.random.default_rng(index)
+    image = tiny_onnx.street(40 + 8 * index, 64)
+    ids = np.array([10, 0, 20, 30], np.uint8)[tiny_onnx.nearest_colour(image)]
+    ids[-6:, -12:] = 40
+    image = np.clip(image + random.normal(0, 45, image.shape), 0, 255).astype(np.uint8)
+    cv2.imwrite(str(folder / f"images/{index}.png"), image[..., ::-1])
+    cv2.imwrite(str(folder / f"labels/{index}.png"), ids)
+    return image, ids
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Three images with masks under tmp_path, described by data.yaml there."""
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data.yaml").write_text(DATA_FILE)
+    return [write_pair(tmp_path, index) for index in range(3)]
+
+
+@pytest.fixture
+def exact_model(tmp_path: Path) -> Path:
+    """The tiny model at a size whose pixel count fits none of the images: frames of static size."""
+    return tiny_onnx.write_tiny_onnx(tmp_path / "exact.onnx", size=(40, 64))
+
+
+def independent_scores(
+    pairs: list[tuple[np.ndarray, np.ndarray]], segmenter
+) -> tuple[dict[str, float], float]:
+    """IoU by class name and pixel accuracy over the pixels of road, tree and car, without the package."""
+    hits, unions = dict.fromkeys(("road", "tree", "car"), 0), dict.fromkeys(("road", "tree", "car"), 0)
+    right = scored = 0
+    for image, ids in pairs:
+        predicted = segmenter.predict(np.ascontiguousarray(image[..., ::-1])).labels
+        known = np.isin(ids, (10, 20, 30))
+        for name, raw, value in (("road", 10, 0), ("tree", 20, 2), ("car", 30, 3)):
+            truth, found = known & (ids == raw), known & (predicted == value)
+            hits[name] += int((truth & found).sum())
+            unions[name] += int((truth | found).sum())
+            right += int((truth & found).sum())
+        scored += int(known.sum())
+    return {name: hits[name] / unions[name] for name in hits}, right / scored
+
+
+def test_accuracy_equals_an_independent_computation(exact_model, pairs, tmp_path):
+    dataset = open_dataset(tmp_path / "data.yaml", "val")
+    with cpsl_deploy.load(exact_model) as segmenter:
+        accuracy = evaluate(segmenter, dataset)
+        iou, pixel_accuracy = independent_scores(pairs, segmenter)
+    assert accuracy.names == tiny_onnx.CLASS_NAMES and accuracy.frames == 3
+    assert accuracy.unknown_to_data == ("sky",) and accuracy.unknown_to_model == ("bus",)
+    got = dict(zip(accuracy.names, accuracy.iou, strict=True))
+    assert np.isnan(got.pop("sky"))
+    assert got == pytest.approx(iou)
+    assert 0.3 < min(iou.values()) < max(iou.values()) < 1  # the noise makes it a real test
+    assert accuracy.mean_iou == pytest.approx(np.mean(list(iou.values())))
+    assert accuracy.pixel_accuracy == pytest.approx(pixel_accuracy)
+    labelled = sum(int(np.isin(ids, (10, 20, 30)).sum()) for _, ids in pairs)
+    assert accuracy.confusion.sum() == labelled
+    assert accuracy.label_share[3] == pytest.approx(sum((ids == 30).sum() for _, ids in pairs) / labelled)
+
+
+def test_class_the_data_lacks_counts_as_an_error_but_has_no_iou():
+    accuracy = ClassAccuracy(
+        names=("road", "sky"), confusion=np.array([[3, 1], [0, 0]]), unknown_to_data=("sky",), frames=1
+    )
+    assert accuracy.iou[0] == 0.75 and np.isnan(accuracy.iou[1])
+    assert accuracy.mean_iou == 0.75 and accuracy.pixel_accuracy == 0.75
+    assert accuracy.predicted_share.tolist() == [0.75, 0.25]
+
+
+def test_accuracy_needs_labels_and_a_common_class(tiny_model, pairs, tmp_path):
+    other = DATA_FILE.replace("road", "street").replace("tree", "wood").replace("car", "auto")
+    (tmp_path / "other.yaml").write_text(other)
+    with cpsl_deploy.load(tiny_model) as segmenter:
+        with pytest.raises(DataError, match=r"no class name in common.*bus"):
+            evaluate(segmenter, open_dataset(tmp_path / "other.yaml", "val"))
+        with pytest.raises(DataError, match="'bare' of tiny-road has none"):
+            evaluate(segmenter, open_dataset(tmp_path / "data.yaml", "bare"))
+
+
+def test_result_on_labelled_data(exact_model, pairs, tmp_path):
+    result = benchmark(exact_model, tmp_path / "data.yaml", frames=5, warm_up=1, threads=1)
+    assert result.samples.frames == ("0", "1", "2", "0", "1")
+    assert result.samples.sizes == tuple((40 + 8 * i, 64) for i in (0, 1, 2, 0, 1))
+    assert result.accuracy.frames == 3  # every image is scored once, however often it is timed
+    assert result.load_ms > 0 and result.samples.first_frame_ms > 0
+    parts = sum(result.samples.stages_ms[stage] for stage in ("decode", "pre", "inference", "post"))
+    assert (result.samples.stages_ms["total"] >= parts).all()
+    road, sky, _, car = result.classes
+    assert sky.iou is None and sky.label_share is None and sky.predicted_share > 0
+    assert car.iou == pytest.approx(result.accuracy.iou[3]) and car.extraction.frames == 3
+    assert road.latency.frames == 5 and road.latency.p99_ms >= road.latency.p50_ms > 0
+    assert sum(c.predicted_share for c in result.classes) == pytest.approx(1)
+    notes = " ".join(result.notes)
+    assert "does not have them: sky" in notes and "labelled bus" in notes and "gone round" in notes
+
+
+def test_fewer_frames_than_the_split_are_spread_over_it_and_said(tiny_model, pairs, tmp_path):
+    result = benchmark(tiny_model, tmp_path / "data.yaml", frames=2, warm_up=0, threads=1)
+    assert result.samples.frames == ("0", "2") and result.accuracy.frames == 2
+    assert any("2 of the split's 3 images" in note for note in result.notes)
+
+
+def test_data_without_labels_gives_latency_only_and_says_so(tiny_model, pairs, tmp_path):
+    result = benchmark(tiny_model, tmp_path / "data.yaml", split="bare", warm_up=0, threads=1)
+    assert result.accuracy is None and result.mean_iou is None and len(result.samples.frames) == 3
+    assert all(c.iou is None for c in result.classes)
+    assert any("no labels: latency is measured, accuracy is not" in note for note in result.notes)
+
+
+def test_labels_are_not_turned_by_exif_but_photos_are(tiny_model, tmp_path):
+    """Labelled frames are timed as the accuracy sees them: as stored."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "data.yaml").write_text(DATA_FILE)
+    cv2.imwrite(str(tmp_path / "plain.jpg"), tiny_onnx.street(48, 80))
+    plain = (tmp_path / "plain.jpg").read_bytes()
+    tag = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    exif = b"\xff\xe1" + (len(tag) + 8).to_bytes(2, "big") + b"Exif\0\0" + tag
+    (tmp_path / "images/0.jpg").write_bytes(plain[:2] + exif + plain[2:])
+    cv2.imwrite(str(tmp_path / "labels/0.png"), np.full((48, 80), 10, np.uint8))
+    sizes = {
+        split: benchmark(tiny_model, tmp_path / "data.yaml", split=split, warm_up=0, threads=1).samples.sizes
+        for split in ("val", "bare")
+    }
+    assert sizes == {"val": ((48, 80),), "bare": ((80, 48),)}
+
+
+def test_settings_that_break_a_rule_are_refused(tiny_model, pairs, tmp_path):
+    for wrong in ({"frames": 0}, {"warm_up": -1}, {"threads": 0}):
+        with pytest.raises(InputError, match="or more"):
+            benchmark(tiny_model, **wrong)
+    with pytest.raises(InputError, match="a size or data, not both"):
+        benchmark(tiny_model, tmp_path / "data.yaml", size=(32, 32))
+    with pytest.raises(ModelFileError, match="cpsl-export"):
+        benchmark(tmp_path / "missing.onnx")
+
+
+def test_damaged_image_is_named(tiny_model, pairs, tmp_path):
+    whole = (tmp_path / "images/1.png").read_bytes()
+    (tmp_path / "images/1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"1\.png is truncated"):
+        benchmark(tiny_model, tmp_path / "data.yaml", split="bare", warm_up=0, threads=1)
+
+
+def test_files_hold_every_sample_and_what_is_needed_to_believe_them(tiny_model, pairs, tmp_path):
+    result = benchmark(tiny_model, tmp_path / "data.yaml", warm_up=0, threads=1)
+    paths = write_report(result, tmp_path / "out", plot=False)
+    assert paths.plot is None and {p.name for p in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md"}
+    document = json.loads(paths.json.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert document["schema_version"] == 1
+    assert {"cpu", "cores", "usable_cores", "memory_gib", "os", "gpus"} <= document["machine"].keys()
+    assert document["versions"]["numpy"] == np.__version__
+    assert {"python", "opencv", "onnxruntime", "openvino", "cpsl_deploy"} <= document["versions"].keys()
+    assert document["model"]["name"] == "tiny.onnx" and len(document["model"]["sha256"]) == 64
+    assert document["model"]["spec"]["class_names"] == list(tiny_onnx.CLASS_NAMES)
+    assert document["settings"]["threads"] == 1 and document["runtime"]["backend"] == "onnxruntime"
+    assert document["accuracy"]["miou"] == pytest.approx(result.accuracy.mean_iou)
+    for stage, samples in document["samples"]["stages_ms"].items():
+        assert len(samples) == 3
+        assert document["latency"]["stages_ms"][stage]["p90"] == pytest.approx(np.percentile(samples, 90))
+    sky = document["classes"][1]
+    assert sky["name"] == "sky" and sky["iou"] is None and sky["extraction"]["contours_ms"] > 0
+    text = paths.markdown.read_text()
+    assert "| sky | n/a | n/a |" in text and "| total |" in text and "bench.png" not in text
+
+
+def test_plot_is_a_picture(tiny_model, pairs, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the plot extra")
+    for name, data in (("labelled", tmp_path / "data.yaml"), ("synthetic", None)):
+        result = benchmark(tiny_model, data, frames=3, warm_up=0, threads=1)
+        paths = write_report(result, tmp_path / name)
+        picture = cv2.imread(str(paths.plot))
+        assert picture.shape[0] > 400 and picture.shape[1] > 1000
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_plot_without_matplotlib_names_the_extra(monkeypatch):
+    monkeypatch.setattr(plot_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"--no-plot.*pip install 'cpsl_deploy\[plot\]'"):
+        plot_module.require_matplotlib()
+
+
+def test_a_full_output_folder_is_left_as_it_was(tiny_model, tmp_path):
+    result = benchmark(tiny_model, frames=1, warm_up=0, size=(32, 48), threads=1)
+    assert result.samples.sizes == ((32, 48),)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/bench.md").write_text("earlier")
+    with pytest.raises(OutputError, match="not empty"):
+        write_report(result, tmp_path / "out", plot=False)
+    assert (tmp_path / "out/bench.md").read_text() == "earlier"
+    write_report(result, tmp_path / "out", plot=False, overwrite=True)
+    assert "tiny.onnx" in (tmp_path / "out/bench.md").read_text()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_command_ends_with_one_line_of_json(tiny_model, pairs, tmp_path):
+    done = run(
+        tiny_model, "--data", tmp_path / "data.yaml", "-o", tmp_path / "out", "--no-plot", "--warm-up", 0
+    )
+    assert done.exit_code == 0, done.output
+    headline = json.loads(done.stdout.splitlines()[-1])
+    document = json.loads(Path(headline["paths"]["json"]).read_text())
+    assert headline["miou"] == pytest.approx(document["accuracy"]["miou"], abs=1e-4)
+    assert headline["p90_ms"] == pytest.approx(document["latency"]["stages_ms"]["total"]["p90"], abs=1e-3)
+    assert {"p50_ms", "p99_ms", "fps"} <= headline.keys() and Path(headline["paths"]["markdown"]).is_file()
+    assert "note: n/a, because the data does not have them: sky." in " ".join(done.stdout.split())
+
+
+def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/bench.json").write_text("{}")
+    (tmp_path / "damaged.onnx").write_bytes(tiny_model.read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    new = ("--no-plot", "-o", tmp_path / "new")
+    refusals = {
+        "there is no model file": (tmp_path / "missing.onnx", *new),
+        "damaged": (tmp_path / "damaged.onnx", "--frames", 1, *new),
+        "is not empty": (tiny_model, "--no-plot", "-o", tmp_path / "full"),
+        "a size is written": (tiny_model, "--size", "640", *new),
+        "a size or data": (tiny_model, "--size", "32x32", "--data", tmp_path / "data.yaml", *new),
+        "has no split 'test'": (tiny_model, "--data", tmp_path / "data.yaml", "--split", "test", *new),
+        "holds no photos": (tiny_model, "--data", tmp_path / "empty", *new),
+    }
+    for reason, arguments in refusals.items():
+        done = run(*arguments)
+        assert done.exit_code == 2 and reason in " ".join(done.output.split()), (reason, done.output)
+        assert "Traceback" not in done.output
+    assert (tmp_path / "full/bench.json").read_text() == "{}"
+    assert list((tmp_path / "full").iterdir()) == [tmp_path / "full/bench.json"]
+
+
+def test_benchmarking_never_imports_torch(tiny_model, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from cpsl_deploy.bench.command import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not any(name.partition('.')[0] == 'torch' and module for name, module in sys.modules.items())"
+    )
+    arguments = [str(tiny_model), "--frames", "1", "--warm-up", "0", "--no-plot", "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/bench.json").is_file()
