@@ -47,3 +47,8 @@ class MemoryBank(nn.Module):
         """Filled rows as views, in no particular order: features (M, D), scores (M, C), labels (M,)."""
         filled = len(self)
         return self.features[:filled], self.scores[:filled], self.labels[:filled]
+
+    def newest(self, count: int) -> Tensor:
+        """Indices (n,) of the rows of the last push of ``count`` pixels, in the order they were given."""
+        device = self.labels.device
+        return (int(self.state[0]) - count + torch.arange(count, device=device)) % self.capacity

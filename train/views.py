@@ -125,29 +125,26 @@ def warp_labels(labels: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarra
     )
 
 
-def warp_maps(maps: Tensor, matrices: Tensor, full: Size, view: Size) -> tuple[Tensor, Tensor]:
+def warp_maps(maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size | None = None) -> tuple[Tensor, Tensor]:
     """Cut views out of dense maps (features, probabilities) that are kept at a lower resolution.
 
     maps: (N, C, h, w) of what is ``full`` pixels large. matrices: (N, 3, 3) of views of size ``view`` to ``full``, in
-    pixels of full resolution. Bilinear. Returns (N, C, h', w') at the same stride as ``maps``, and the
-    mask (N, h', w') of positions inside the image.
+    pixels of full resolution. ``out``: size of the result; without it the maps' own stride is kept. Bilinear.
+    Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image.
     """
-    height, width = maps.shape[2:]
-    out = (max(1, round(view[0] * height / full[0])), max(1, round(view[1] * width / full[1])))
+    if out is None:
+        out = tuple(max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))
     ys, xs = torch.meshgrid(
         (torch.arange(out[0], device=maps.device) + 0.5) * view[0] / out[0] - 0.5,
         (torch.arange(out[1], device=maps.device) + 0.5) * view[1] / out[1] - 0.5,
         indexing="ij",
     )
     points = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).reshape(-1, 3)
-    there = points @ matrices.to(points).transpose(1, 2)  # (N, h'w', 3)
-    grid_x = (there[..., 0] + 0.5) / full[1] * 2 - 1
-    grid_y = (there[..., 1] + 0.5) / full[0] * 2 - 1
-    grid = torch.stack([grid_x, grid_y], dim=-1).reshape(len(maps), *out, 2)
+    there = points @ matrices.to(points).transpose(1, 2)
+    half_pixels = torch.tensor([full[1] / 2, full[0] / 2], device=maps.device)
+    grid = ((there[..., :2] + 0.5) / half_pixels - 1).reshape(len(maps), *out, 2)
     valid = (grid.abs() <= 1).all(dim=-1)
-    warped = F.grid_sample(
-        maps.float(), grid.to(maps.device), mode="bilinear", padding_mode="border", align_corners=False
-    )
+    warped = F.grid_sample(maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return warped, valid
 
 

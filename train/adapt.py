@@ -1,0 +1,338 @@
+"""The adaptation from first to last: source and target in, a run folder with a network to deploy out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpsl_deploy.classes import ClassSpace, common_classes
+from cpsl_deploy.data import Dataset
+from cpsl_deploy.errors import DataError
+from cpsl_deploy.spec import ModelSpec
+
+from . import processes as procs
+from . import recipe as recipes
+from .distillation import Distillation
+from .evaluation import Score, evaluate
+from .loop import MakeBatch, Surroundings, Watcher, autocast, train
+from .models import Segmenter, build, load_model, save_model
+from .processes import Processes
+from .recipe import Recipe
+from .run_folder import RunFolder
+from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
+from .self_labelling import SelfLabelling
+from .source_only import Supervised
+from .stage import TrainingStage
+from .style import restyler
+from .target_statistics import SoftLabels, remove_soft_labels, source_prototypes, summarise_target
+from .views import Geometric, Photometric
+from .warm_up import WarmUp
+
+_log = logging.getLogger(__name__)
+
+STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distillation_2")
+CURVE_IMAGES = 24
+"""Images that the curves over training time are scored on; the stages' ends are scored on all."""
+
+
+class SilentWatcher:
+    """Watches nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def step(self, name: str, iteration: int, losses: dict[str, float]) -> None: ...
+    def message(self, text: str) -> None:
+        _log.info("%s", text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Domains:
+    """The datasets of an adaptation, in one class space."""
+
+    source: Dataset
+    target: Dataset
+    """Only its images are ever read in training."""
+    validation: Dataset | None
+    """Labelled target images for evaluation, if there are any."""
+    classes: ClassSpace
+    dropped: tuple[str, ...] = ()
+    """What was left out when source and target were joined, in words."""
+
+
+def join_domains(
+    source: Dataset, target: Dataset, validation: Dataset | None, classes: ClassSpace | None = None
+) -> Domains:
+    """Bring the datasets into one class space: the given one, else the names both sides have.
+
+    Raises DataError if the source has no labels or nothing is common.
+    """
+    if not source.has_labels or source.classes is None:
+        raise DataError(f"a source needs labels, and the split {source.split!r} of {source.name} has none.")
+    labelled = next((d for d in (validation, target) if d is not None and d.classes is not None), None)
+    dropped: list[str] = []
+    space = classes or source.classes
+    if classes is None and labelled is not None:
+        space, only_source, only_target = common_classes(source.classes, labelled.classes)
+        for side, names in (("source", only_source), ("target", only_target)):
+            if names:
+                dropped.append(f"classes that only the {side} has are ignored: {', '.join(names)}")
+    if validation is not None and not validation.has_labels:
+        validation = None
+    return Domains(
+        source=source.with_classes(space),
+        target=target.with_classes(space),
+        validation=validation.with_classes(space) if validation is not None else None,
+        classes=space,
+        dropped=tuple(dropped),
+    )
+
+
+class Adaptation:
+    """One run: the datasets, the recipe, the folder, and the stages as methods in their order."""
+
+    def __init__(
+        self,
+        domains: Domains,
+        recipe: Recipe,
+        folder: str | Path,
+        *,
+        device: str = "auto",
+        watcher: Watcher | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.domains, self.recipe = domains, recipe
+        self.processes: Processes = procs.join(device)
+        self.watcher = watcher or SilentWatcher()
+        self.folder = RunFolder(folder)
+        if self.processes.is_first:
+            self.folder.begin(recipe, resume=resume)
+        procs.barrier(self.processes)
+        data = recipe.data
+        self.source = WorkingImages(domains.source, data.source_size, data.cache_mib)
+        self.target = WorkingImages(domains.target, data.target_size, data.cache_mib)
+        self.soft_labels = SoftLabels(self.folder.soft_labels)
+        self.device = self.processes.device
+        self._pixels = None
+
+    def run(self) -> RunFolder:
+        """All stages that are not done yet, then the model to deploy."""
+        for stage in STAGES:
+            if not self.folder.stage_model(stage).is_file() or stage not in self.folder.results():
+                getattr(self, f"run_{stage}")()
+        if self.processes.is_first:
+            network, spec = load_model(self.folder.stage_model(STAGES[-1]))
+            save_model(self.folder.model, network, spec)
+            self.folder.remove_checkpoint()
+            remove_soft_labels(self.folder.soft_labels)
+        procs.barrier(self.processes)
+        return self.folder
+
+    # ---- the stages, in the order of the method
+
+    def run_source_only(self) -> None:
+        network = self.fresh_network(self.recipe.model.teacher, self.recipe.model.init)
+        stage = Supervised("source_only", self.recipe.source_only, network)
+        self.train(stage, self.batches(stage, restyle=False))
+
+    def run_warm_up(self) -> None:
+        stage = WarmUp(self.recipe.warm_up, self.after("source_only"), target_statistics=self.recipe.target_statistics)
+        self.train(stage, self.batches(stage))
+
+    def run_self_labelling(self) -> None:
+        settings = self.recipe.self_labelling
+        network = self.after("warm_up")
+        summary = self.summarise(network, prior_smoothing=settings.prior_smoothing)
+        if self.processes.is_first:
+            self.folder.add_results(prior=summary.prior.tolist())
+        stage = SelfLabelling(
+            settings, network, summary, self.soft_labels, target_statistics=self.recipe.target_statistics
+        )
+        self.train(stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric))
+
+    def run_distillation_1(self) -> None:
+        self._distil("distillation_1", self.recipe.distillation_1, "self_labelling", self.recipe.model.teacher)
+
+    def run_distillation_2(self) -> None:
+        self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", self.recipe.model.student)
+
+    def _distil(self, name: str, settings: recipes.Distillation, previous: str, architecture: str) -> None:
+        model = self.recipe.model
+        init = model.init if architecture == model.teacher else model.student_init
+        if name == "distillation_2" and model.student_init:
+            init = model.student_init
+        frozen = self.after(previous)
+        self.summarise(frozen, mirrored=True)
+        stage = Distillation(
+            name,
+            settings,
+            self.fresh_network(architecture, init),
+            frozen,
+            self.soft_labels,
+            target_statistics=self.recipe.target_statistics,
+        )
+        self.train(stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric))
+
+    # ---- what the stages are made of
+
+    def fresh_network(self, architecture: str, init: str) -> Segmenter:
+        torch.manual_seed(self.recipe.seed)
+        return build(architecture, len(self.domains.classes), init=init or None)
+
+    def after(self, stage: str) -> Segmenter:
+        """The network a finished stage left, on this process's device."""
+        network, _ = load_model(self.folder.stage_model(stage))
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def summarise(self, network: Segmenter, *, mirrored: bool = False, prior_smoothing: float = 0.0) -> Any:
+        """Soft labels, prototypes and prior of the target by ``network``."""
+        self.watcher.stage("soft labels", 0, len(self.target))
+        report: Callable[[int, int], None] = lambda done, total: self.watcher.step("soft labels", done, {})
+        with autocast(self.device, self.recipe.compute.precision):
+            return summarise_target(
+                network,
+                self.target,
+                self.soft_labels,
+                self.device,
+                mirrored=mirrored,
+                prior_smoothing=prior_smoothing,
+                fallback=source_prototypes(network, self.source, self.device),
+                progress=report,
+            )
+
+    def batches(
+        self,
+        stage: TrainingStage,
+        strong_geometric: Geometric | None = None,
+        strong_photometric: Photometric | None = None,
+        *,
+        restyle: bool = True,
+    ) -> MakeBatch:
+        """What this process shows the stage at each micro step."""
+        recipe, settings = self.recipe, stage.settings
+        if recipe.data.rare_class_temperature > 0 and self._pixels is None:
+            self._pixels = class_shares(self.source, len(self.domains.classes))
+        source = SourceViews(
+            images=self.source,
+            sampler=Sampler(
+                len(self.source),
+                recipe.seed,
+                pixels=self._pixels,
+                temperature=recipe.data.rare_class_temperature,
+            ),
+            crop=recipe.data.crop,
+            geometric=settings.weak,
+            photometric=recipe.source_only.photometric,
+            restyle=restyler(self.target) if restyle and recipe.data.style == "reinhard" else None,
+        )
+        target = TargetViews(
+            images=self.target,
+            sampler=Sampler(len(self.target), recipe.seed + 1),
+            crop=recipe.data.crop,
+            weak=settings.weak,
+            strong_geometric=strong_geometric or Geometric(scale=(1, 1), flip=False),
+            strong_photometric=strong_photometric or Photometric(),
+        )
+        share = self._share(settings.batch)
+        seed = [recipe.seed, STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)]
+
+        def make(micro: int) -> Batch:
+            first = (micro * self.processes.world + self.processes.rank) * share
+            positions = range(first, first + share)
+            return Batch(
+                source.batch(seed, positions), target.batch(seed, positions) if stage.needs_target else None
+            )
+
+        return make
+
+    def _share(self, batch: int) -> int:
+        """Crops of each domain per process and accumulation step."""
+        parts = self.processes.world * self.recipe.compute.accumulate
+        if batch % parts:
+            raise recipes.RecipeError(
+                f"a batch is divided evenly over processes and accumulation steps; {batch} is not divisible by {parts}"
+            )
+        return batch // parts
+
+    def train(self, stage: TrainingStage, batches: MakeBatch) -> None:
+        """Train a stage, score it, write its model."""
+        began = time.perf_counter()
+        around = Surroundings(
+            processes=self.processes,
+            compute=self.recipe.compute,
+            seed=self.recipe.seed,
+            checkpoint=self.folder.checkpoint,
+            log_metrics=self.folder.log_metrics,
+            watcher=self.watcher,
+            evaluate=self._score_on_the_way,
+        )
+        train(stage, batches, around)
+        seconds = time.perf_counter() - began
+        if self.processes.is_first:
+            score = self.score(stage.result())
+            save_model(self.folder.stage_model(stage.name), stage.result(), self.spec(stage))
+            entry: dict[str, Any] = {"iterations": stage.settings.iterations, "seconds": round(seconds, 1)}
+            if score is not None:
+                entry |= score.to_json()
+                self.watcher.message(f"{stage.name}: mIoU {100 * score.mean_iou:.1f}")
+            self.folder.add_results(**{stage.name: entry})
+            self.folder.remove_checkpoint()
+        procs.barrier(self.processes)
+
+    def _score_on_the_way(self, stage: TrainingStage, iteration: int) -> None:
+        if self.processes.is_first and self.domains.validation is not None:
+            score = self.score(stage.result(), most=CURVE_IMAGES)
+            self.folder.log_metrics({"stage": stage.name, "iteration": iteration, **score.to_json()})
+
+    def score(self, network: Segmenter, most: int | None = None) -> Score | None:
+        """The network's score on the labelled target images; None if there are none."""
+        if self.domains.validation is None:
+            return None
+        with autocast(self.device, self.recipe.compute.precision):
+            return evaluate(network, self.domains.validation, self.recipe.data.target_size, self.device, most=most)
+
+    def spec(self, stage: TrainingStage) -> ModelSpec:
+        """What must be known of a stage's network to use it."""
+        network, classes = stage.result(), self.domains.classes
+        architecture = self.recipe.model.student if stage.name == STAGES[-1] else self.recipe.model.teacher
+        size = self.recipe.data.target_size
+        return ModelSpec(
+            architecture=architecture,
+            class_names=classes.names,
+            palette=classes.palette,
+            mean=network.mean,
+            std=network.std,
+            size=size,
+            stride=network.stride,
+            align_corners=network.align_corners,
+            provenance={
+                "stage": stage.name,
+                "source": self.domains.source.name,
+                "target": self.domains.target.name,
+                "recipe": self.recipe.name,
+                "seed": self.recipe.seed,
+                "date": datetime.date.today().isoformat(),
+            },
+        )
+
+
+def adapt(
+    domains: Domains,
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    resume: bool = False,
+) -> RunFolder:
+    """Adapt from source to target: warm-up, self-labelling, two distillations, into ``folder``.
+
+    ``resume`` continues the run in the folder. Raises the errors of ``cpsl_deploy.errors``; on KeyboardInterrupt a
+    checkpoint has been written.
+    """
+    return Adaptation(domains, recipe, folder, device=device, watcher=watcher, resume=resume).run()

@@ -1,0 +1,71 @@
+"""Stages 2 and 3: a fresh student learns from the frozen previous model (CPSL section 3.3, after ProDA)."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+from cpsl_deploy.classes import IGNORE
+
+from . import recipe
+from .kl_divergence import kl_divergence
+from .mixing import paste_mask
+from .models import Segmenter
+from .pseudo_label import hard_pseudo_label
+from .samples import Batch
+from .stage import Losses, TrainingStage, kept_statistics, predict, upsampled
+from .symmetric_cross_entropy import cross_entropy
+from .target_statistics import SoftLabels
+
+
+class Distillation(TrainingStage):
+    """Source and confident pseudo labels by cross entropy, and KL to the frozen model on the strong view."""
+
+    settings: recipe.Distillation
+
+    def __init__(
+        self,
+        name: str,
+        settings: recipe.Distillation,
+        student: Segmenter,
+        frozen: Segmenter,
+        soft_labels: SoftLabels,
+        *,
+        target_statistics: bool,
+    ) -> None:
+        super().__init__(name, settings, student)
+        self.soft_labels, self.target_statistics = soft_labels, target_statistics
+        self.frozen = frozen.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Distillation:
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
+        source, target = batch.source, batch.target
+        assert source is not None and target is not None
+        s = self.settings
+        crop = (target.strong.shape[2], target.strong.shape[3])
+        to_image = target.weak_to_image @ target.strong_to_weak
+        labels = hard_pseudo_label(self.soft_labels.views(target, to_image, crop), s.threshold, target.valid)
+        images, valid = target.strong, target.valid
+        if s.mixing != "none" and float(torch.rand((), generator=generator)) < s.mixing_probability:
+            pasted = paste_mask(s.mixing, source.labels, generator)
+            images = torch.where(pasted[:, None], source.images, images)
+            labels = torch.where(pasted, source.labels, labels)
+            valid = valid | pasted
+
+        with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
+            source_logits = upsampled(predict(self.network, source.images).logits, crop, self.network)
+        logits = upsampled(predict(self.network, images).logits, crop, self.network)
+        with torch.no_grad():
+            taught = upsampled(predict(self.frozen, images).logits, crop, self.frozen).softmax(dim=1)
+        kl = kl_divergence(F.log_softmax(logits, dim=1), taught, valid)
+        return {
+            "source": s.source_weight * cross_entropy(source_logits, source.labels),
+            "target": s.target_weight * cross_entropy(logits, labels, IGNORE),
+            "distillation": s.kl_weight * kl,
+        }

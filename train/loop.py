@@ -1,0 +1,259 @@
+"""The training loop: one step after another, watched, interruptible and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from cpsl_deploy.errors import ModelFileError, TrainingError
+from cpsl_deploy.files import atomic_path
+
+from . import recipe
+from .processes import Processes, mean_over_processes
+from .samples import Batch
+from .stage import TrainingStage, learning_rate_factor
+
+_log = logging.getLogger(__name__)
+
+MakeBatch = Callable[[int], Batch]
+"""The batch of this process for micro step i = iteration * accumulate + part."""
+
+
+class Watcher(Protocol):
+    """Sees what the loop does."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A stage begins, at iteration ``done`` of ``total``."""
+
+    def step(self, name: str, iteration: int, losses: dict[str, float]) -> None:
+        """Some iterations are done; ``losses`` are the terms' means over them."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Where and how a stage is trained."""
+
+    processes: Processes
+    compute: recipe.Compute
+    seed: int
+    checkpoint: Path
+    log_metrics: Callable[[dict[str, Any]], None]
+    watcher: Watcher
+    evaluate: Callable[[TrainingStage, int], None] = lambda stage, iteration: None
+    """Called at quarters of the stage."""
+
+
+def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Iterator[Batch]:
+    """``make(start)``, ..., ``make(stop - 1)`` in order, prepared ahead in threads."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="cpsl-batch") as pool:
+        pending: list[Future[Batch]] = []
+        following = start
+        try:
+            for _ in range(start, stop):
+                while following < stop and len(pending) < workers + 2:
+                    pending.append(pool.submit(make, following))
+                    following += 1
+                yield pending.pop(0).result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
+    """A seed for the random choices of one step of one process."""
+    mixed = (seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step
+    return (mixed * 1_000_003 + rank) % 2**63
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> TrainingStage:
+    """Train a stage to its end, from its checkpoint if there is one of it.
+
+    Ctrl-C lets the step under way end, writes a checkpoint and goes on as KeyboardInterrupt; a second one stops at
+    once. Raises TrainingError if a loss is not finite, ModelFileError if the checkpoint cannot be read.
+    """
+    loop = _Loop(stage, around)
+    compute, total = around.compute, stage.settings.iterations
+    start = loop.restore()
+    around.watcher.stage(stage.name, start, total)
+    batches = prefetched(make_batch, start * compute.accumulate, total * compute.accumulate, compute.workers)
+    with contextlib.closing(batches), interruptible() as interrupted:
+        for iteration in range(start, total):
+            loop.step(iteration, batches)
+            done = iteration + 1
+            if done % compute.log_every == 0 or done == total:
+                loop.report(done)
+            if interrupted.is_set():
+                loop.save(done)
+                raise KeyboardInterrupt(f"{stage.name} stopped at iteration {done}; --resume continues from there.")
+            if done < total and done % compute.checkpoint_every == 0:
+                loop.save(done)
+            if done < total and done % max(1, total // 4) == 0:
+                around.evaluate(stage, done)
+                stage.train()
+    return stage
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """In the block the first Ctrl-C sets the event; a second one interrupts. Elsewhere than in the main thread: nothing."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(signum: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt("stopped at once; the last regular checkpoint is intact, --resume continues there.")
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Loop:
+    """A stage with its optimisers, and what is done with them in one step."""
+
+    def __init__(self, stage: TrainingStage, around: Surroundings) -> None:
+        self.stage, self.around, self.processes = stage, around, around.processes
+        device = around.processes.device
+        if self.processes.world > 1 and device.type == "cuda":
+            stage.network = nn.SyncBatchNorm.convert_sync_batchnorm(stage.network)
+        stage.to(device)
+        stage.network.to(memory_format=torch.channels_last)
+        self.optimisers = stage.optimisers()
+        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=around.compute.precision == "fp16")
+        self.module = self._distributed()
+        self._clear_window()
+        self.batch: Batch | None = None
+        stage.train()
+
+    def _distributed(self) -> nn.Module:
+        if self.processes.world == 1:
+            return self.stage
+        ids = [self.processes.device.index] if self.processes.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            self.stage, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
+        )
+
+    def _clear_window(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+        self.parts, self.began = 0, time.perf_counter()
+
+    def step(self, iteration: int, batches: Iterator[Batch]) -> None:
+        settings, accumulate = self.stage.settings, self.around.compute.accumulate
+        self.factor = learning_rate_factor(iteration, settings.iterations, settings.optimiser)
+        for optimiser, rates in zip(self.optimisers, self.rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * self.factor
+        for part in range(accumulate):
+            together = part == accumulate - 1 or self.module is self.stage
+            with contextlib.nullcontext() if together else self.module.no_sync():  # type: ignore[operator]
+                self._backward(iteration * accumulate + part, next(batches))
+        if settings.optimiser.clip_norm:
+            self.scaler.unscale_(self.optimisers[0])
+            nn.utils.clip_grad_norm_(self.stage.network.parameters(), settings.optimiser.clip_norm)
+        for optimiser in self.optimisers:
+            self.scaler.step(optimiser)
+            optimiser.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.stage.after_step()
+
+    def _backward(self, micro: int, batch: Batch) -> None:
+        """Add the gradients of one part of a step. All its random choices follow from its number."""
+        compute, device = self.around.compute, self.processes.device
+        seed = step_seed(self.around.seed, self.stage.name, micro, self.processes.rank)
+        torch.manual_seed(seed)
+        self.batch = batch.to(device)
+        with autocast(device, compute.precision):
+            losses = self.module(self.batch, torch.Generator().manual_seed(seed))
+        self.scaler.scale(torch.stack(list(losses.values())).sum() / compute.accumulate).backward()
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+        self.parts += 1
+
+    def report(self, done: int) -> None:
+        """Log the losses' means since the last report. Raises TrainingError if one is not finite."""
+        means = {n: float(mean_over_processes(v / self.parts, self.processes)) for n, v in self.sums.items()}
+        seconds = (time.perf_counter() - self.began) / self.parts
+        for name, value in means.items():
+            if not math.isfinite(value):
+                self._stop_for(name, value, done)
+        self._clear_window()
+        if self.processes.is_first:
+            entry = {"stage": self.stage.name, "iteration": done, "losses": means, "lr_factor": self.factor}
+            self.around.log_metrics(entry | {"step_seconds": seconds} | self.stage.diagnostics())
+            self.around.watcher.step(self.stage.name, done, means)
+
+    def _stop_for(self, term: str, value: float, done: int) -> None:
+        seen = self.batch.target.indices.tolist() if self.batch and self.batch.target else "none"
+        name = self.stage.name
+        raise TrainingError(
+            f"a loss must stay finite; the term {term!r} of {name} is {value} by iteration {done} (target images of "
+            f"the last batch: {seen}). Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm, then --resume: the "
+            "last checkpoint is intact."
+        )
+
+    def save(self, iteration: int) -> None:
+        if not self.processes.is_first:
+            return
+        state = {
+            "stage": self.stage.name,
+            "iteration": iteration,
+            "module": self.stage.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "scaler": self.scaler.state_dict(),
+        }
+        with atomic_path(self.around.checkpoint) as path:
+            torch.save(state, path)
+
+    def restore(self) -> int:
+        """The iteration to go on from: 0 without a checkpoint of this stage."""
+        if not self.around.checkpoint.is_file():
+            return 0
+        state = read_checkpoint(self.around.checkpoint)
+        if state["stage"] != self.stage.name:
+            return 0
+        self.stage.load_state_dict(state["module"])
+        for optimiser, own in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(own)
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        _log.info("%s continues at iteration %d", self.stage.name, state["iteration"])
+        return state["iteration"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content. Raises ModelFileError if it is damaged; runs no code from it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state["stage"], state["iteration"], state["module"], state["optimisers"]
+    except Exception as error:
+        raise ModelFileError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it to start its stage again with --resume; "
+            "finished stages are kept."
+        ) from error
+    return state

@@ -1,0 +1,344 @@
+"""Recipes: every number of an adaptation, typed, checked, read from TOML and overridable by name.
+
+A recipe is a tree of frozen dataclasses. TOML files carry what differs from the defaults here; ``--set
+self_labelling.iterations=200`` on the command line carries what differs from the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from cpsl_deploy.errors import RecipeError
+
+from .mixing import MIXINGS
+from .views import Geometric, Photometric
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPE_FOLDER = Path(__file__).parent / "recipes"
+PRECISIONS = ("fp32", "bf16", "fp16")
+STYLES = ("none", "reinhard")
+OPTIMISERS = ("sgd", "adamw")
+
+
+def _require(condition: bool, rule: str, value: object) -> None:
+    if not condition:
+        raise RecipeError(f"{rule}; got {value!r}. Change it in the recipe or with --set.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the networks are shown."""
+
+    source_size: tuple[int, int]
+    """(height, width): source images are brought to this number of pixels, keeping their shape."""
+    target_size: tuple[int, int]
+    """The same for target images; the deployed network works at this size."""
+    crop: tuple[int, int]
+    """(height, width) of training crops."""
+    rare_class_temperature: float = 0.0
+    """Above 0, source images are drawn by a class first, rarer classes more often: a class of pixel share f in
+    proportion to exp((1 - f) / T) (DAFormer, arXiv 2111.14887, section 3.3). 0 draws images evenly."""
+    style: str = "none"
+    """``reinhard`` gives source crops, with probability 0.5, a target image's colour mean and deviation
+    (Reinhard et al. 2001, in CIELAB), from the warm-up on."""
+    cache_mib: int = 2048
+    """Decoded images kept in memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("source_size", "target_size", "crop"):
+            size = getattr(self, name)
+            _require(len(size) == 2 and min(size) >= 32, f"data.{name} is (height, width), each 32 or more", size)
+        _require(self.rare_class_temperature >= 0, "data.rare_class_temperature is 0 or more", self.rare_class_temperature)
+        _require(self.style in STYLES, f"data.style is one of {', '.join(STYLES)}", self.style)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Which networks."""
+
+    teacher: str = "squeezenet_fpn"
+    """The network of warm-up and self-labelling."""
+    student: str = "squeezenet_fpn"
+    """The network to deploy, the last distillation's student."""
+    init: str = ""
+    """Weights file the teacher starts from; empty: random."""
+    student_init: str = ""
+    """Weights file the student starts from; empty: ``init`` if student and teacher are of one architecture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimiser:
+    """How a stage learns."""
+
+    name: str = "sgd"
+    lr: float = 1e-4
+    """Rate of the backbone."""
+    head_factor: float = 10.0
+    """The head learns this many times faster."""
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    poly_power: float = 0.9
+    """Rate at iteration i of n: lr * (1 - i/n) ** power."""
+    warm_up_iterations: int = 0
+    """The rate rises linearly over so many iterations first."""
+    clip_norm: float = 0.0
+    """Largest gradient norm; 0: not clipped."""
+
+    def __post_init__(self) -> None:
+        _require(self.name in OPTIMISERS, f"optimiser.name is one of {', '.join(OPTIMISERS)}", self.name)
+        _require(self.lr > 0, "optimiser.lr is above 0", self.lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What every stage has."""
+
+    iterations: int = 0
+    batch: int = 4
+    """Crops of each domain per step, over all processes and accumulation steps."""
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    weak: Geometric = field(default_factory=Geometric)
+    """Zoom, crop and flip of source crops and of the target's weak view."""
+
+    def __post_init__(self) -> None:
+        _require(self.iterations >= 0, "a stage's iterations are 0 or more", self.iterations)
+        _require(self.batch >= 1, "a stage's batch is 1 or more", self.batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOnly(Stage):
+    """Supervised training on the source alone: the baseline, and the start of the warm-up."""
+
+    photometric: Photometric = field(default_factory=Photometric)
+    """Colour changes of source crops, in this and every later stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp(Stage):
+    """Stage 0: output-space adversarial alignment."""
+
+    adversarial_weight: float = 0.01
+    discriminator_lr: float = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfLabelling(Stage):
+    """Stage 1: online self-labelling with class-balanced assignment."""
+
+    strong_geometric: Geometric = field(
+        default_factory=lambda: Geometric(scale=(0.9, 1.1), flip=True, rotation=10, translation=0.1, shear=5)
+    )
+    strong_photometric: Photometric = field(
+        default_factory=lambda: Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2)
+    )
+    temperature: float = 0.08
+    momentum: float = 0.999
+    """Of the EMA teacher."""
+    rectify: bool = True
+    """Multiply the fixed soft label with the prototype assignment; off is plain self-training."""
+    threshold: float = 0.0
+    """Pseudo labels less confident than this are ignored."""
+    symmetric_alpha: float = 0.1
+    symmetric_beta: float = 1.0
+    mixing: str = "cutmix"
+    mixing_probability: float = 0.5
+    target_weight: float = 1.0
+    self_labelling_weight: float = 0.1
+    pixels_per_image: int = 256
+    bank: int = 65536
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    align_distribution: bool = True
+    """Assign to the class prior; off is a uniform marginal."""
+    prior_smoothing: float = 0.0
+    prior_momentum: float = 0.0
+    """Above 0 the prior follows the pseudo labels' class shares, by 1 - momentum per step."""
+    student_features: bool = False
+    """Let the self-labelling loss reach the student's features, not the prototypes alone."""
+    online_soft_labels: bool = False
+    """Take the EMA teacher's softmax instead of the fixed soft label of the warm-up model."""
+    consistency_weight: float = 0.26
+    """On the scale of a mean over valid pixels: the reference's 5 / C with C = 19."""
+    contrast_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        _require(self.mixing in MIXINGS, f"self_labelling.mixing is one of {', '.join(MIXINGS)}", self.mixing)
+        _require(0 <= self.momentum < 1, "self_labelling.momentum is in [0, 1)", self.momentum)
+        _require(self.bank >= 1, "self_labelling.bank is 1 or more", self.bank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Stage):
+    """Stages 2 and 3: a fresh student learns from the frozen previous model."""
+
+    strong_geometric: Geometric = field(
+        default_factory=lambda: Geometric(scale=(0.9, 1.1), flip=True, rotation=10, translation=0.1, shear=5)
+    )
+    strong_photometric: Photometric = field(
+        default_factory=lambda: Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2)
+    )
+    threshold: float = 0.95
+    source_weight: float = 1.0
+    target_weight: float = 1.0
+    kl_weight: float = 1.0
+    mixing: str = "none"
+    mixing_probability: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """How the machine is used."""
+
+    precision: str = "fp32"
+    """fp32, bf16 or fp16 (GPU only, with loss scaling)."""
+    accumulate: int = 1
+    """Each step's batch is worked off in so many parts."""
+    workers: int = 2
+    """Threads that prepare batches."""
+    checkpoint_every: int = 200
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        _require(self.precision in PRECISIONS, f"compute.precision is one of {', '.join(PRECISIONS)}", self.precision)
+        _require(self.accumulate >= 1, "compute.accumulate is 1 or more", self.accumulate)
+        _require(self.workers >= 1, "compute.workers is 1 or more", self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An adaptation from first to last."""
+
+    name: str
+    seed: int = 0
+    target_statistics: bool = True
+    """Batch norms keep running statistics of target images alone (source crops are normalised by their own
+    batch); off: of both, as the reference does."""
+    data: Data
+    model: Model = field(default_factory=Model)
+    source_only: SourceOnly = field(default_factory=SourceOnly)
+    warm_up: WarmUp = field(default_factory=WarmUp)
+    self_labelling: SelfLabelling = field(default_factory=SelfLabelling)
+    distillation_1: Distillation = field(default_factory=Distillation)
+    distillation_2: Distillation = field(default_factory=Distillation)
+    compute: Compute = field(default_factory=Compute)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
+
+
+def load_recipe(reference: str | Path, overrides: typing.Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe by name or from a TOML file, then apply overrides (``{"data.crop": [224, 288]}``).
+
+    Raises RecipeError for an unknown recipe or key, and for values of another type or outside their rule.
+    """
+    path = Path(reference)
+    if path.suffix != ".toml":
+        path = RECIPE_FOLDER / f"{reference}.toml"
+    if not path.is_file():
+        raise RecipeError(
+            f"no recipe {str(reference)!r}. Give a .toml file or one of: {', '.join(recipe_names())}"
+        )
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    values.setdefault("name", path.stem)
+    for key, value in (overrides or {}).items():
+        _place(values, key, value)
+    return _build(Recipe, values, "")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``key.path=value``, the value in TOML's notation or a bare word."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"an override is written key=value, for example self_labelling.iterations=200; got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _place(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"{key!r} names a part of {section!r}, which is a single value")
+    values[last] = value
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    """A dataclass from a dict, with the key's full name in every error."""
+    hints = typing.get_type_hints(kind)
+    unknown = [key for key in values if key not in hints]
+    if unknown:
+        known = ", ".join(f.name for f in dataclasses.fields(kind))
+        raise RecipeError(f"unknown recipe key {where + unknown[0]!r}; {where or 'a recipe '} has: {known}")
+    given = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise RecipeError(f"recipe section {where.rstrip('.') or 'top level'}: {error}") from error
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {name!r} is a section, not the single value {value!r}")
+        return _build(typing.cast(type, kind), value, name + ".")
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
+            raise RecipeError(f"recipe key {name!r} is a list of {len(kinds)} values; got {value!r}")
+        return tuple(_convert(k, v, name) for k, v in zip(kinds, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, UnionType) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise RecipeError(f"recipe key {name!r} is of type {kind.__name__}; got {value!r}")
+    return value
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The whole resolved recipe as TOML that ``load_recipe`` reads back to an equal recipe."""
+    lines: list[str] = []
+
+    def section(value: Any, path: str) -> None:
+        nested = []
+        if path:
+            lines.append(f"\n[{path}]")
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            if dataclasses.is_dataclass(item):
+                nested.append((f.name, item))
+            else:
+                lines.append(f"{f.name} = {_toml_value(item)}")
+        for name, item in nested:
+            section(item, f"{path}.{name}" if path else name)
+
+    section(recipe, "")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

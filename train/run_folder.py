@@ -1,0 +1,93 @@
+"""The run folder: what an adaptation leaves behind, and what a resumed one finds.
+
+    recipe.toml          the resolved recipe          metrics.jsonl   losses and scores, a line each
+    results.json         scores of every stage        report.md       the comparison, with its pictures
+    <stage>.safetensors  the network after a stage    model.safetensors  the one to deploy
+    checkpoint.pt        the stage under way          soft_labels/    while a stage needs them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cpsl_deploy.errors import OutputError, RecipeError
+from cpsl_deploy.files import new_output_folder, write_json, write_text
+
+from .recipe import Recipe, load_recipe, to_toml
+
+
+class RunFolder:
+    """The files of a run, by name."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.toml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.results_file = self.path / "results.json"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.model = self.path / "model.safetensors"
+        self.report = self.path / "report.md"
+        self.soft_labels = self.path / "soft_labels"
+
+    def stage_model(self, stage: str) -> Path:
+        return self.path / f"{stage}.safetensors"
+
+    def begin(self, recipe: Recipe, *, resume: bool) -> None:
+        """Make the folder, or check that the run in it is the one to resume.
+
+        Raises OutputError for a folder with something else in it, RecipeError if its recipe differs.
+        """
+        if not resume:
+            new_output_folder(self.path)
+            write_text(self.recipe_file, to_toml(recipe))
+            return
+        if not self.recipe_file.is_file():
+            raise OutputError(f"--resume continues a run, and {self.path} holds none (no recipe.toml). Leave --resume out to start one.")
+        begun = load_recipe(self.recipe_file)
+        if begun != recipe:
+            raise RecipeError(
+                f"--resume goes on with the recipe the run began with, and {_difference(begun, recipe)}. Give the same "
+                "values as then, or start in another folder."
+            )
+
+    def results(self) -> dict[str, Any]:
+        if not self.results_file.is_file():
+            return {}
+        try:
+            return json.loads(self.results_file.read_text())
+        except ValueError as error:
+            raise OutputError(f"{self.results_file} is damaged ({error}). Delete it; --resume scores the stages again.") from error
+
+    def add_results(self, **entries: Any) -> None:
+        write_json(self.results_file, self.results() | entries)
+
+    def log_metrics(self, entry: dict[str, Any]) -> None:
+        """Append a line. A line cut short by a crash is skipped when read."""
+        with open(self.metrics_file, "a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Logged lines; of a step logged again after a resume, the later line."""
+        latest: dict[tuple, dict[str, Any]] = {}
+        if self.metrics_file.is_file():
+            for line in self.metrics_file.read_text().splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                latest[entry["stage"], entry["iteration"], "losses" in entry] = entry
+        return list(latest.values())
+
+    def remove_checkpoint(self) -> None:
+        if self.checkpoint.exists():
+            os.remove(self.checkpoint)
+
+
+def _difference(begun: Recipe, wanted: Recipe) -> str:
+    for before, now in zip(to_toml(begun).splitlines(), to_toml(wanted).splitlines(), strict=False):
+        if before != now:
+            return f"it had {before!r} where now {now!r} is asked for"
+    return "it differs"

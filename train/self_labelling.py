@@ -1,0 +1,197 @@
+"""Stage 1: online self-labelling with class-balanced assignment (CPSL section 3, arXiv 2203.09744)."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cpsl_deploy.classes import IGNORE
+
+from . import recipe
+from .assignment import assignment_entropy, marginal_error, sinkhorn
+from .ema_teacher import EmaTeacher
+from .kl_divergence import kl_divergence
+from .memory_bank import MemoryBank
+from .mixing import paste_mask
+from .models import Segmenter, SegmenterOutput
+from .pixel_contrast import pixel_contrast
+from .prototypes import cosine_scores
+from .pseudo_label import rectified_pseudo_label
+from .samples import Batch, SourceBatch, TargetBatch
+from .stage import Losses, TrainingStage, kept_statistics, network_optimiser, predict, upsampled
+from .symmetric_cross_entropy import cross_entropy, symmetric_cross_entropy
+from .target_statistics import SoftLabels, TargetSummary
+from .views import warp_maps
+
+
+class TeacherView(NamedTuple):
+    """What the momentum teacher says of the weak views, at the network's stride."""
+
+    output: SegmenterOutput
+    assignment: Tensor
+    """p_SL (N, C, h, w)."""
+    rectified: Tensor
+    """p_SL * p_ST, renormalised (N, C, h, w): the soft form of the pseudo label."""
+
+
+class SelfLabelling(TrainingStage):
+    """The step of stage 1 and its state: student, teacher, prototypes, memory bank, class prior."""
+
+    settings: recipe.SelfLabelling
+    prior: Tensor
+
+    def __init__(
+        self,
+        settings: recipe.SelfLabelling,
+        network: Segmenter,
+        summary: TargetSummary,
+        soft_labels: SoftLabels,
+        *,
+        target_statistics: bool,
+    ) -> None:
+        super().__init__("self_labelling", settings, network)
+        self.soft_labels, self.target_statistics = soft_labels, target_statistics
+        self.prototypes = nn.Parameter(summary.prototypes.clone())
+        self.teacher = EmaTeacher(network, self.prototypes, settings.momentum)
+        self.bank = MemoryBank(settings.bank, network.feature_channels, network.num_classes)
+        self.register_buffer("prior", summary.prior.clone())
+        self._diagnostics: dict[str, float] = {}
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return [network_optimiser(self.network, self.settings.optimiser, [self.prototypes])]
+
+    def after_step(self) -> None:
+        self.teacher.update(self.network, self.prototypes)
+
+    def diagnostics(self) -> dict[str, float]:
+        return self._diagnostics
+
+    def result(self) -> Segmenter:
+        return self.teacher.network
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
+        source, target = batch.source, batch.target
+        assert source is not None and target is not None
+        seen = self.teach(target)
+        labels, warped = self.strong_labels(target, seen)
+        images, labels, pasted = self.mix(source, target.strong, labels, generator)
+
+        with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
+            source_logits = predict(self.network, source.images).logits
+        student = predict(self.network, images)
+        crop = labels.shape[1:]
+        s = self.settings
+        losses = {
+            "source": cross_entropy(upsampled(source_logits, crop, self.network), source.labels),
+            "target": s.target_weight
+            * symmetric_cross_entropy(
+                upsampled(student.logits, crop, self.network), labels, s.symmetric_alpha, s.symmetric_beta
+            ),
+        }
+        if s.self_labelling_weight or s.contrast_weight:
+            losses |= self.pixel_losses(target, seen, student, generator)
+        if s.consistency_weight:
+            valid = _at(target.valid & ~pasted, student.features)
+            log_probs = self.prototype_log_probs(student.features, self.teacher.prototypes)
+            losses["consistency"] = s.consistency_weight * kl_divergence(log_probs, warped, valid)
+        return losses
+
+    @torch.no_grad()
+    def teach(self, target: TargetBatch) -> TeacherView:
+        """Teacher's features, prototype assignment and rectified probabilities of the weak views."""
+        s = self.settings
+        output = predict(self.teacher.network, target.weak)
+        stride_size = (output.logits.shape[2], output.logits.shape[3])
+        assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
+        if s.online_soft_labels:
+            soft = output.logits.softmax(dim=1)
+        else:
+            soft = self.soft_labels.views(target, target.weak_to_image, stride_size)
+        rectified = soft * assignment if s.rectify else soft
+        return TeacherView(output, assignment, rectified / rectified.sum(dim=1, keepdim=True).clamp(min=1e-12))
+
+    @torch.no_grad()
+    def strong_labels(self, target: TargetBatch, seen: TeacherView) -> tuple[Tensor, Tensor]:
+        """Pseudo labels of the strong views (N, H, W) and the assignment warped to them (N, C, h, w)."""
+        crop = (target.strong.shape[2], target.strong.shape[3])
+        maps = torch.cat([seen.rectified, seen.assignment], dim=1)
+        maps, _ = warp_maps(maps, target.strong_to_weak, crop, crop)
+        rectified, assignment = maps.chunk(2, dim=1)
+        full = F.interpolate(rectified, size=crop, mode="bilinear", align_corners=False)
+        labels, confidence = rectified_pseudo_label(full, torch.ones_like(full), target.valid, self.settings.threshold)
+        counted = torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior)
+        if self.settings.prior_momentum and counted.sum() > 0:
+            self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
+        self._diagnostics["confidence"] = float(confidence.mean())
+        return labels, assignment
+
+    def mix(
+        self, source: SourceBatch, images: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Source pixels pasted into the strong views with their labels. Third: where (N, H, W) bool."""
+        pasted = torch.zeros_like(labels, dtype=torch.bool)
+        s = self.settings
+        if s.mixing == "none" or float(torch.rand((), generator=generator)) >= s.mixing_probability:
+            return images, labels, pasted
+        pasted = paste_mask(s.mixing, source.labels, generator)
+        return (
+            torch.where(pasted[:, None], source.images, images),
+            torch.where(pasted, source.labels, labels),
+            pasted,
+        )
+
+    def prototype_log_probs(self, features: Tensor, prototypes: Tensor) -> Tensor:
+        return (cosine_scores(features, prototypes) / self.settings.temperature).log_softmax(dim=1)
+
+    def pixel_losses(
+        self, target: TargetBatch, seen: TeacherView, student: SegmenterOutput, generator: torch.Generator
+    ) -> Losses:
+        """Self-labelling loss (section 3.2) and pixel contrast on pixels drawn from the weak views."""
+        s = self.settings
+        drawn = self.draw_pixels(seen.output.features.shape, target, generator)
+        features = F.normalize(_gather(seen.output.features, drawn), dim=1)
+        scores = F.normalize(_gather(seen.output.logits, drawn), dim=1)
+        labels = _gather(seen.rectified, drawn).argmax(dim=1)
+        losses: Losses = {}
+        if s.contrast_weight and len(self.bank):
+            bank, _, bank_labels = self.bank.rows()
+            losses["contrast"] = s.contrast_weight * pixel_contrast(features, labels, bank, bank_labels)
+        self.bank.push(features, scores, labels)
+
+        bank, bank_scores, _ = self.bank.rows()
+        rows = self.bank.newest(len(labels))
+        online = features
+        if s.student_features:
+            online = _gather(predict(self.network, target.weak).features, drawn)
+        log_probs = self.prototype_log_probs(online, self.prototypes)
+        loss = log_probs.new_zeros(())
+        marginal = self.prior if s.align_distribution else torch.full_like(self.prior, 1 / len(self.prior))
+        for of_bank in (cosine_scores(bank, self.prototypes.detach()), bank_scores):
+            assignment = sinkhorn(of_bank, marginal, s.epsilon, s.sinkhorn_iterations)
+            loss = loss - (assignment[rows] * log_probs).sum(dim=1).mean()
+            self._diagnostics["marginal_error"] = marginal_error(assignment, marginal)
+            self._diagnostics["assignment_entropy"] = assignment_entropy(assignment)
+        losses["self_labelling"] = s.self_labelling_weight * loss
+        return losses
+
+    def draw_pixels(self, shape: torch.Size, target: TargetBatch, generator: torch.Generator) -> Tensor:
+        """(N, n) positions in the weak views' feature maps."""
+        positions = shape[2] * shape[3]
+        count = min(self.settings.pixels_per_image, positions)
+        drawn = [torch.randperm(positions, generator=generator)[:count] for _ in range(shape[0])]
+        return torch.stack(drawn).to(target.weak.device)
+
+
+def _gather(maps: Tensor, drawn: Tensor) -> Tensor:
+    """(N, C, h, w) maps at positions (N, n) -> (N n, C)."""
+    picked = maps.flatten(2).gather(2, drawn[:, None].expand(-1, maps.shape[1], -1))
+    return picked.transpose(1, 2).flatten(0, 1)
+
+
+def _at(mask: Tensor, maps: Tensor) -> Tensor:
+    """A mask (N, H, W) at the size of maps (N, C, h, w), nearest neighbour."""
+    return F.interpolate(mask[:, None].float(), size=maps.shape[2:], mode="nearest")[:, 0] > 0

@@ -1,0 +1,121 @@
+"""One pass over the target: soft pseudo labels, prototypes and class prior (what stage 1 starts from)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.files import atomic_path
+
+from .class_prior import ClassPrior
+from .models import Segmenter
+from .prototypes import PrototypeEstimator
+from .pseudo_label import mirrored_average
+from .samples import TargetBatch, WorkingImages
+from .stage import predict
+from .views import Size, warp_maps
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is."""
+
+
+class SoftLabels:
+    """Class probabilities of every target image at the network's stride, float16, one memory-mapped file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, index: int, probabilities: Tensor) -> None:
+        """probabilities: (C, h, w)."""
+        with atomic_path(self.folder / f"{index:06d}.npy") as path, open(path, "wb") as file:
+            np.save(file, probabilities.cpu().numpy().astype(np.float16))
+
+    def read(self, index: int) -> Tensor:
+        """(C, h, w) float32."""
+        stored = np.load(self.folder / f"{index:06d}.npy", mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(np.asarray(stored, np.float32))
+
+    def views(self, target: TargetBatch, matrices: Tensor, out: Size) -> Tensor:
+        """Soft labels cut out by maps (N, 3, 3) from crop pixels to image pixels, (N, C, *out)."""
+        crop = (target.weak.shape[2], target.weak.shape[3])
+        cut = [
+            warp_maps(self.read(int(index))[None].to(matrices.device), matrix[None], size, crop, out)[0]
+            for index, matrix, size in zip(target.indices, matrices, target.sizes, strict=True)
+        ]
+        return torch.cat(cut)
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """What the whole target says about its classes."""
+
+    prototypes: Tensor
+    """(C, D)."""
+    prior: Tensor
+    """(C,), share of target pixels by argmax, sums to one."""
+
+
+@torch.no_grad()
+def summarise_target(
+    network: Segmenter,
+    images: WorkingImages,
+    soft_labels: SoftLabels,
+    device: torch.device,
+    *,
+    mirrored: bool = False,
+    prior_smoothing: float = 0.0,
+    fallback: Tensor | None = None,
+    progress: Progress | None = None,
+) -> TargetSummary:
+    """Write every target image's soft labels; estimate prototypes and prior on the way, in one pass.
+
+    ``mirrored`` averages the probabilities over the image and its mirror image (distillation). ``fallback``:
+    prototypes (C, D) for classes that are never predicted.
+    """
+    network.eval()
+    estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
+    prior = ClassPrior(network.num_classes, prior_smoothing)
+    for index in range(len(images)):
+        image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
+        output = predict(network, image)
+        probabilities = output.logits.softmax(dim=1)
+        if mirrored:
+            probabilities = mirrored_average(output.logits, predict(network, image.flip(3)).logits)
+        soft_labels.write(index, probabilities[0])
+        estimator.update(output.features, output.logits)
+        prior.update(output.logits.argmax(dim=1).cpu())
+        if progress is not None:
+            progress(index + 1, len(images))
+    return TargetSummary(estimator.prototypes(fallback), prior.shares())
+
+
+@torch.no_grad()
+def source_prototypes(
+    network: Segmenter, images: WorkingImages, device: torch.device, *, most: int = 100
+) -> Tensor:
+    """Prototypes (C, D) of labelled source images, at most so many: the fallback for classes the target lacks."""
+    network.eval()
+    estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
+    for index in range(0, len(images), max(1, len(images) // most)):
+        features = predict(network, torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)).features
+        label = torch.from_numpy(images.label(index)).to(device)[None, None].float()
+        label = torch.nn.functional.interpolate(label, size=features.shape[2:], mode="nearest")[0, 0].long()
+        inside = label != IGNORE
+        one_hot = torch.nn.functional.one_hot(label[inside], network.num_classes).T.float()
+        estimator.update(features[0][:, inside][None, :, None], one_hot[None, :, None])
+    return estimator.prototypes()
+
+
+def remove_soft_labels(folder: Path) -> None:
+    """Delete a folder of soft labels; they are large and can be made again."""
+    for path in folder.glob("*.npy"):
+        os.remove(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
