@@ -1,0 +1,195 @@
+"""What goes wrong when a model file is opened, and what is said."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpsl_deploy import InputError, MissingExtraError, ModelFileError, UnavailableError, load
+from cpsl_deploy.backends import gpu, open_backend, tensorrt_backend
+from cpsl_deploy.spec import METADATA_KEY
+
+tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
+onnx = pytest.importorskip("onnx")
+
+needs_no_gpu = pytest.mark.skipif(gpu.nvidia_gpu_count() > 0, reason="this machine has an NVIDIA GPU")
+BACKENDS = ["onnxruntime", "openvino"]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"no model file .*nothing\.onnx.*cpsl-export"):
+        load(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["noise", "cut off", "empty"])
+def test_damaged_file(tmp_path: Path, tiny_model: Path, backend: str, kind: str) -> None:
+    pytest.importorskip(backend)
+    whole = tiny_model.read_bytes()
+    data = {"noise": b"\x93" * 500, "cut off": whole[: len(whole) // 2], "empty": b""}[kind]
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(data)
+    with pytest.raises(ModelFileError, match="cpsl-export"):
+        load(damaged, backend=backend)
+
+
+def test_checkpoint_is_not_a_model_to_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(b"1")
+    with pytest.raises(ModelFileError, match=r"Export it first: cpsl-export"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "no 'cpsl_deploy' entry"),
+        ({METADATA_KEY: "{", "colour_order": "BGR"}, "damaged spec"),
+        ({METADATA_KEY: tiny_onnx.tiny_spec().to_json()}, "colour order"),
+        ({METADATA_KEY: tiny_onnx.tiny_spec().to_json(), "colour_order": "YUV"}, "'YUV'"),
+    ],
+)
+def test_unusable_metadata(tmp_path: Path, backend: str, metadata: dict[str, str], message: str) -> None:
+    pytest.importorskip(backend)
+    model = tiny_onnx.write_tiny_onnx(tmp_path / "m.onnx", metadata=metadata)
+    with pytest.raises(ModelFileError, match=message):
+        load(model, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_peoples_onnx(tmp_path: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    helper, tensor = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "other",
+        [helper.make_tensor_value_info("x", tensor.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", tensor.FLOAT, [1, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = tmp_path / "other.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"not a model of this project.*inputs \['x'\]"):
+        load(path, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infer_checks_its_input(tiny_model: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    with open_backend(tiny_model, backend=backend, threads=1) as opened:
+        assert opened.name == backend and opened.device == "cpu" and opened.static_size is None
+        for frame in (np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.int8)):
+            with pytest.raises(InputError, match="uint8 frames of shape"):
+                opened.infer(frame)
+        assert opened.infer(np.zeros((1, 8, 9, 3), np.uint8)).shape == (1, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backend": "torch"}, "a backend is auto, onnxruntime"),
+        ({"device": "tpu"}, "a device is cpu or cuda"),
+        ({"threads": 0}, "threads is 1 or more"),
+        ({"backend": "tensorrt"}, "cannot be run by tensorrt"),
+    ],
+)
+def test_wrong_arguments(tiny_model: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tiny_model, **arguments)
+
+
+@needs_no_gpu
+def test_an_absent_gpu_is_an_error_not_a_slow_run(tiny_model: Path) -> None:
+    with pytest.raises(UnavailableError, match="no GPU"):
+        load(tiny_model, device="cuda")
+    with pytest.raises(UnavailableError, match="cuda"):
+        load(tiny_model, device="cuda", backend="openvino")
+
+
+def test_onnxruntime_that_falls_back_to_the_cpu_is_an_error(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a GPU but without CUDA's libraries ONNX Runtime would go on with the CPU."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from cpsl_deploy.backends import onnxruntime_backend
+
+    class FallenBack(onnxruntime.InferenceSession):
+        def __init__(self, path: str, options: object, providers: list[str]) -> None:
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime_backend, "nvidia_gpu_count", lambda: 1)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
+    with pytest.raises(UnavailableError, match=r"could not start CUDAExecutionProvider.*cuDNN"):
+        load(tiny_model, device="cuda")
+
+
+@pytest.mark.parametrize(("package", "extra"), [("onnxruntime", "cpu"), ("openvino", "openvino")])
+def test_missing_extra_names_the_pip_command(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError) as raised:
+        load(tiny_model, backend=package)
+    assert f"pip install 'cpsl_deploy[{extra}]'" in str(raised.value)
+
+
+def test_openvino_computes_in_f32_unless_asked(tiny_model: Path) -> None:
+    pytest.importorskip("openvino")
+    from cpsl_deploy.backends.openvino_backend import OpenVinoBackend
+
+    with OpenVinoBackend(tiny_model, threads=1) as opened:
+        assert opened.describe()["precision"] == "f32"
+    with pytest.raises(InputError, match="f32, bf16, f16; got 'int8'"):
+        OpenVinoBackend(tiny_model, precision="int8")
+
+
+class TestEngine:
+    """What can be said of TensorRT engines without a GPU."""
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> Path:
+        path = tmp_path / "model.engine"
+        path.write_bytes(b"ptrt")
+        metadata = {METADATA_KEY: tiny_onnx.tiny_spec().to_json(), "colour_order": "BGR"}
+        tensorrt_backend.write_sidecar(path, metadata)
+        return path
+
+    def test_sidecar_is_read_back(self, engine: Path) -> None:
+        assert (engine.parent / "model.engine.json").is_file()
+        metadata = tensorrt_backend.read_sidecar(engine)
+        assert json.loads(metadata[METADATA_KEY])["architecture"] == "nearest_colour"
+
+    @needs_no_gpu
+    def test_without_a_gpu(self, engine: Path) -> None:
+        with pytest.raises(UnavailableError, match=r"NVIDIA GPU.*\.onnx file"):
+            load(engine)
+
+    def test_without_tensorrt(self, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tensorrt_backend, "nvidia_gpu_count", lambda: 1)
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(MissingExtraError, match=r"'tensorrt'.*cpsl_deploy\[trt\]"):
+            load(engine)
+
+    @pytest.mark.parametrize("content", [None, "{", "[]", '{"cpsl_deploy": 3}'])
+    def test_sidecar_missing_or_damaged(self, engine: Path, content: str | None) -> None:
+        sidecar = tensorrt_backend.sidecar_path(engine)
+        sidecar.unlink()
+        if content is not None:
+            sidecar.write_text(content)
+        with pytest.raises(ModelFileError, match=r"model\.engine\.json.*cpsl-export RUN --trt"):
+            load(engine)
+
+    def test_not_on_the_cpu(self, engine: Path) -> None:
+        with pytest.raises(UnavailableError, match="device 'cpu'"):
+            load(engine, device="cpu")
+        with pytest.raises(InputError, match="cannot be run by onnxruntime"):
+            load(engine, backend="onnxruntime")
