@@ -34,7 +34,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise _as_output_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error above is the one to tell
+            temporary.unlink()
 
 
 def _as_output_error(error: OSError, path: Path) -> OutputError:

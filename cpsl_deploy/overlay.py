@@ -59,7 +59,7 @@ def draw_legend(image: np.ndarray, labels: np.ndarray, classes: ClassSpace) -> N
     share = shares(labels, classes)
     present = [int(k) for k in np.flatnonzero(share >= MIN_LEGEND_SHARE)]
     height, width = image.shape[:2]
-    letter = max(7, round(min(height, width) / 50))
+    letter = max(8, round(min(height, width) / 50))
     line, margin = 2 * letter, letter
     fitting = max((height - 3 * margin) // line, 0)
     entries = _legend_entries(present, share, classes, fitting)
