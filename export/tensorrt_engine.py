@@ -60,17 +60,16 @@ def build_engine(
     gpu, trt = _require_gpu(onnx_path), _require_tensorrt(onnx_path)
     metadata = read_metadata(onnx_path)
     started = time.perf_counter()
-    builder = trt.Builder(_logger(trt))
+    logger, progress = _logger(trt), _progress(trt)
+    builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
-    _parse(trt, network, onnx_path)
+    _parse(trt, network, onnx_path, logger)
     config = builder.create_builder_config()
-    size = _fix_size(
-        builder, network, config, size or ModelSpec.from_json(metadata[METADATA_KEY], str(onnx_path)).size
-    )
+    config.progress_monitor = progress
+    spec = ModelSpec.from_json(metadata[METADATA_KEY], str(onnx_path))
+    size = _fix_size(builder, network, config, size or spec.size)
     cache_path = engine_path.with_name(TIMING_CACHE)
-    cache = config.create_timing_cache(cache_path.read_bytes() if cache_path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    config.progress_monitor = _progress(trt)
+    _use_timing_cache(config, cache_path)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise ModelFileError(
@@ -79,7 +78,7 @@ def build_engine(
         )
     facts = {
         "onnx_sha256": sha256(onnx_path),
-        "size": "x".join(map(str, size)),
+        "size": f"{size[0]}x{size[1]}",
         "tensorrt_version": trt.__version__,
         "gpu": gpu,
     }
@@ -120,8 +119,8 @@ def _network_flags(trt: Any) -> int:
     return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
 
 
-def _parse(trt: Any, network: Any, onnx_path: Path) -> None:
-    parser = trt.OnnxParser(network, _logger(trt))
+def _parse(trt: Any, network: Any, onnx_path: Path, logger: Any) -> None:
+    parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx_path.read_bytes()):
         errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise ModelFileError(f"TensorRT {trt.__version__} cannot read {onnx_path}: {errors}")
@@ -138,6 +137,14 @@ def _fix_size(builder: Any, network: Any, config: Any, size: tuple[int, int]) ->
     profile.set_shape(image.name, min=fixed, opt=fixed, max=fixed)
     config.add_optimization_profile(profile)
     return size
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """Kernel times of earlier builds, unless another GPU or TensorRT version measured them."""
+    stored = path.read_bytes() if path.is_file() else b""
+    if not config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False):
+        _log.info("TensorRT: %s is of another GPU or version and is measured anew", path)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _gpu_name() -> str:

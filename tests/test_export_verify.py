@@ -1,0 +1,119 @@
+"""The comparison of an exported file with its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from export_networks import small_model, spec_for
+
+from cpsl_deploy.errors import AccuracyError, DataError, InputError, ModelFileError
+from cpsl_deploy.export.check_frames import check_frames, generated_frames, half_size
+from cpsl_deploy.export.onnx_file import export_onnx
+from cpsl_deploy.export.verify import compare_labels, verify
+
+NAMES = ("road", "sky", "tree")
+
+
+def test_shares_by_hand() -> None:
+    expected = [np.array([[0, 0, 0, 1]], np.uint8), np.array([[1, 1, 0, 0], [0, 0, 0, 0]], np.uint8)]
+    got = [np.array([[0, 0, 1, 1]], np.uint8), np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.uint8)]
+    result = compare_labels(NAMES, expected, got)
+    assert (result.frames, result.pixels, result.equal) == (2, 12, 10)
+    assert result.share == pytest.approx(10 / 12)
+    assert result.per_class == pytest.approx({"road": 8 / 9, "sky": 2 / 3})
+    assert result.worst_class == ("sky", pytest.approx(2 / 3))
+    assert result.as_dict()["worst_class"] == {"name": "sky", "agreement": 0.666667}
+
+
+def test_too_little_agreement_is_an_error_that_names_the_worst_class() -> None:
+    labels = np.zeros((10, 10), np.uint8)
+    other = labels.copy()
+    other[0, :3] = 2
+    result = compare_labels(NAMES, [labels], [other])
+    result.require(0.97)
+    with pytest.raises(AccuracyError, match=r"99\.900% .* agrees on 97\.000% of 100 .* least on road: 97"):
+        result.require(0.999)
+    assert AccuracyError.exit_code == 3
+
+
+def test_label_maps_of_another_shape_are_refused() -> None:
+    with pytest.raises(ModelFileError, match=r"frame size \(4, 6\); it gave \(2, 3\)"):
+        compare_labels(NAMES, [np.zeros((4, 6), np.uint8)], [np.zeros((2, 3), np.uint8)])
+
+
+def test_a_file_of_other_weights_is_found_out(tmp_path: Path) -> None:
+    model, other = small_model(0), small_model(1)
+    spec = spec_for(model)
+    path = export_onnx(model, spec, tmp_path / "m.onnx", size=spec.size)
+    frames = list(generated_frames(spec.size, 2))
+    assert verify(path, model, spec, frames).share > 0.999
+    assert verify(path, other, spec, frames).share < 0.9
+    with pytest.raises(InputError, match="one frame or more"):
+        verify(path, model, spec, [])
+
+
+def test_a_file_that_does_not_run_is_a_model_file_error(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"no model")
+    model = small_model()
+    with pytest.raises(ModelFileError, match=r"onnxruntime .* cannot run the exported file"):
+        verify(path, model, spec_for(model), list(generated_frames((16, 16), 1)))
+
+
+def test_generated_frames_are_the_same_every_time_and_look_like_photos() -> None:
+    frames = list(generated_frames((64, 96), 3))
+    assert [frame.shape for frame in frames] == [(64, 96, 3)] * 3
+    assert all(np.array_equal(a, b) for a, b in zip(frames, generated_frames((64, 96), 3), strict=True))
+    assert not np.array_equal(frames[0], frames[1])
+    grey = frames[0].mean(2)
+    neighbours = np.corrcoef(grey[:, :-1].ravel(), grey[:, 1:].ravel())[0, 1]
+    assert neighbours > 0.7, "neighbouring pixels of photos are alike"
+
+
+def test_half_size_is_odd() -> None:
+    assert half_size(np.zeros((64, 96, 3), np.uint8)).shape == (33, 49, 3)
+    assert half_size(np.zeros((18, 66, 3), np.uint8)).shape == (17, 33, 3)
+
+
+def test_frames_of_a_folder_come_as_bgr_of_the_size_asked_for(tmp_path: Path) -> None:
+    for i in range(6):
+        frame = np.zeros((40, 60, 3), np.uint8)
+        frame[:] = (10 * i, 100, 200)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), frame)
+    spec = spec_for(small_model())
+    frames, words = check_frames(tmp_path, spec, (32, 48))
+    assert [tuple(frame[0, 0]) for frame in frames] == [(10 * i, 100, 200) for i in (0, 2, 3, 5)]
+    assert {frame.shape for frame in frames} == {(32, 48, 3)}
+    assert words == f"4 frames of {tmp_path} (train)"
+    with pytest.raises(DataError):
+        check_frames(tmp_path / "missing", spec, (32, 48))
+
+
+def test_the_default_frames_are_the_models_target(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 60, 3), 77, np.uint8))
+    model = small_model()
+    frames, words = check_frames(None, spec_for(model, provenance={"target": str(tmp_path)}), (32, 48))
+    assert len(frames) == 1 and (frames[0] == 77).all() and str(tmp_path) in words
+
+
+@pytest.mark.parametrize(
+    ("provenance", "reason"),
+    [({}, "the model does not say"), ({"target": "gone/camera"}, "target gone/camera cannot be read")],
+)
+def test_generated_frames_are_said_to_be_generated(provenance: dict[str, str], reason: str) -> None:
+    spec = spec_for(small_model(), provenance=provenance)
+    frames, words = check_frames(None, spec, (32, 48), count=2)
+    assert len(frames) == 2 and words.startswith("2 generated frames, because") and reason in words
+
+
+def test_the_check_is_not_trained_into_the_model() -> None:
+    model = small_model().train()
+    before = model.stem[1].running_mean.clone()
+    from cpsl_deploy.export.verify import torch_labels
+
+    torch_labels(model, spec_for(model), next(generated_frames((32, 48), 1)))
+    assert torch.equal(model.stem[1].running_mean, before)
