@@ -71,6 +71,7 @@ class Layout:
     owners: str
     """Where its owners offer it."""
     matches: Callable[[Path], bool]
+    splits: Callable[[Path], tuple[str, ...]]
     open: Callable[[Path, str], Dataset]
 
 
@@ -112,13 +113,17 @@ def _matches_gta5(folder: Path) -> bool:
         return any(re.fullmatch(r"\d{5}\.png", entry.name) for entry in entries)
 
 
+def _gta5_splits(folder: Path) -> tuple[str, ...]:
+    # Without its split file everything is for training, as the literature on adaptation has it.
+    return ("train", "val", "test", "all") if (folder / "split.mat").is_file() else ("train", "all")
+
+
 def _open_gta5(folder: Path, split: str) -> Dataset:
-    has_split = (folder / "split.mat").is_file()
-    splits = ("train", "val", "test", "all") if has_split else ("train", "all")
+    splits = _gta5_splits(folder)
     require_split("gta5", split, splits)
     pictures = find_images(folder / "images")
     masks = {n: p for n, p in find_images(folder / "labels").items() if not n.endswith("TrainIds")}
-    if has_split and split != "all":
+    if split != "all" and "val" in splits:
         wanted = _gta5_split(folder / "split.mat", split)
         pictures = {name: path for name, path in pictures.items() if name in wanted}
         masks = {name: path for name, path in masks.items() if name in wanted}
@@ -150,32 +155,34 @@ def _matches_synthia(folder: Path) -> bool:
 
 
 def _open_synthia(folder: Path, split: str) -> Dataset:
-    require_split("synthia", split, ("train",))
+    splits = ("train",)
+    require_split("synthia", split, splits)
     pictures, masks = find_images(folder / "RGB"), find_images(folder / "GT" / "LABELS")
-    return _paired("synthia", folder, split, ("train",), pictures, masks, CITYSCAPES_16, SYNTHIA_IDS)
+    return _paired("synthia", folder, split, splits, pictures, masks, CITYSCAPES_16, SYNTHIA_IDS)
 
 
 def _matches_cityscapes(folder: Path) -> bool:
     return (folder / "leftImg8bit").is_dir()
 
 
+def _cityscapes_splits(folder: Path) -> tuple[str, ...]:
+    found = sorted(path.name for path in (folder / "leftImg8bit").iterdir() if path.is_dir())
+    usual = [name for name in ("train", "val", "test") if name in found]
+    return (*usual, *(name for name in found if name not in usual))
+
+
 def _open_cityscapes(folder: Path, split: str) -> Dataset:
     pictures_root = folder / "leftImg8bit"
-    splits = sorted(path.name for path in pictures_root.iterdir() if path.is_dir())
-    splits.sort(
-        key=lambda name: ["train", "val", "test"].index(name) if name in ("train", "val", "test") else 3
-    )
+    splits = _cityscapes_splits(folder)
     require_split("cityscapes", split, splits)
     pictures = strip_ending(find_images(pictures_root / split), "_leftImg8bit")
     masks_root = folder / "gtFine" / split
     masks = find_images(masks_root) if masks_root.is_dir() else {}
     for ending, coding in (("_gtFine_labelIds", LABEL_IDS), ("_gtFine_labelTrainIds", TRAIN_IDS)):
         if chosen := strip_ending(masks, ending):
-            return _paired(
-                "cityscapes", folder, split, tuple(splits), pictures, chosen, CITYSCAPES_19, coding
-            )
+            return _paired("cityscapes", folder, split, splits, pictures, chosen, CITYSCAPES_19, coding)
     items = tuple(Item(name, path) for name, path in pictures.items())
-    return Dataset(name="cityscapes", split=split, items=items, all_splits=tuple(splits))
+    return Dataset(name="cityscapes", split=split, items=items, all_splits=splits)
 
 
 def require_split(name: str, split: str, splits: Iterable[str]) -> None:
@@ -222,6 +229,7 @@ LAYOUTS = {
             expected="images/00001.png and labels/00001.png, and split.mat for train, val and test splits",
             owners="https://download.visinf.tu-darmstadt.de/data/from_games/",
             matches=_matches_gta5,
+            splits=_gta5_splits,
             open=_open_gta5,
         ),
         Layout(
@@ -230,6 +238,7 @@ LAYOUTS = {
             expected="RGB/0000000.png and GT/LABELS/0000000.png (the subset SYNTHIA-RAND-CITYSCAPES)",
             owners="https://synthia-dataset.net/downloads/",
             matches=_matches_synthia,
+            splits=lambda folder: ("train",),
             open=_open_synthia,
         ),
         Layout(
@@ -239,6 +248,7 @@ LAYOUTS = {
             "gtFine/SPLIT/CITY/*_gtFine_labelIds.png",
             owners="https://www.cityscapes-dataset.com/downloads/",
             matches=_matches_cityscapes,
+            splits=_cityscapes_splits,
             open=_open_cityscapes,
         ),
     )

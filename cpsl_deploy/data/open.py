@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +13,8 @@ from ..errors import DataError
 from .dataset import Dataset
 from .images import IMAGE_SUFFIXES
 from .layouts import LAYOUTS, locate, looks_labelled, recognise
-from .own import open_own
-from .photos import DEFAULT_FRAMES, VIDEO_SUFFIXES, open_photos, open_video
+from .own import open_own, own_splits
+from .photos import DEFAULT_FRAMES, VIDEO_SPLITS, VIDEO_SUFFIXES, open_photos, open_video, photo_splits
 
 Role = Literal["source", "target"]
 DEMO_NAMES = ("demo", "demo-source", "demo-target")
@@ -45,7 +47,7 @@ def open_dataset(
     Raises DataError if the reference, the split or the files are not there or break a rule.
     """
     root, cache = (Path(p) if p is not None else None for p in (root, cache))
-    dataset = _open(reference, split, root=root, role=role, cache=cache, frames=frames)
+    dataset = _find(reference, root=root, role=role, cache=cache, frames=frames).open(split)
     if need_labels and not dataset.has_labels:
         raise DataError(
             f"labels are needed here, and the split {split!r} of {dataset.name} has none. "
@@ -59,36 +61,48 @@ def open_dataset(
     return dataset.with_classes(class_space) if class_space is not None else dataset
 
 
-def _open(
+def dataset_splits(reference: str | Path, *, root: Path | None = None) -> tuple[str, ...]:
+    """The splits of a dataset, without opening one. Arguments and errors as for ``open_dataset``."""
+    return _find(reference, root=Path(root) if root is not None else None).splits()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a reference leads: which splits are there, and how to open one."""
+
+    splits: Callable[[], tuple[str, ...]]
+    open: Callable[[str], Dataset]
+
+
+def _find(
     reference: str | Path,
-    split: str,
     *,
-    root: Path | None,
-    role: Role | None,
-    cache: Path | None,
-    frames: int,
-) -> Dataset:
+    root: Path | None = None,
+    role: Role | None = None,
+    cache: Path | None = None,
+    frames: int = DEFAULT_FRAMES,
+) -> _Place:
     if reference in DEMO_NAMES:
-        return _open_demo(str(reference), split, role=role, cache=cache)
+        return _Place(lambda: ("train", "val"), lambda split: _open_demo(str(reference), split, role, cache))
     if reference in LAYOUTS:
         layout, folder = locate(str(reference), root)
-        return layout.open(folder, split)
+        return _Place(lambda: layout.splits(folder), lambda split: layout.open(folder, split))
     path = Path(reference)
     if path.suffix.lower() in (".yaml", ".yml"):
-        return open_own(path, split, root=root)
+        return _Place(lambda: own_splits(path), lambda split: open_own(path, split, root=root))
     if root is not None:
         raise DataError(
             f"a root goes with a dataset's name or a YAML file; {reference} already is the place."
         )
     if path.is_dir():
-        return _open_folder(path, split)
+        return _find_in_folder(path)
     if not path.exists():
         raise DataError(
             f"{reference} is neither there nor a known name. Give a folder, a video, a YAML file or one of: "
             f"{', '.join((*LAYOUTS, *DEMO_NAMES))}."
         )
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return open_video(path, split, frames=frames, cache=cache)
+        return _Place(lambda: VIDEO_SPLITS, lambda split: open_video(path, split, frames=frames, cache=cache))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise DataError(f"a dataset is more than one image; name the folder: {path.parent}.")
     raise DataError(
@@ -97,18 +111,18 @@ def _open(
     )
 
 
-def _open_folder(path: Path, split: str) -> Dataset:
+def _find_in_folder(path: Path) -> _Place:
     if layout := recognise(path):
-        return layout.open(path, split)
+        return _Place(lambda: layout.splits(path), lambda split: layout.open(path, split))
     if masks := looks_labelled(path):
         raise DataError(
             f"{path} has labels in {masks.name}/ and is not laid out as {', '.join(LAYOUTS)}. Describe it in "
             "a YAML file (name, splits, classes, ids), or name its folder of images to use it without labels."
         )
-    return open_photos(path, split)
+    return _Place(lambda: photo_splits(path), lambda split: open_photos(path, split))
 
 
-def _open_demo(reference: str, split: str, *, role: Role | None, cache: Path | None) -> Dataset:
+def _open_demo(reference: str, split: str, role: Role | None, cache: Path | None) -> Dataset:
     if reference == "demo" and role is None:
         raise DataError(
             "'demo' alone does not say which of its two sides is meant. Use demo-source or demo-target."

@@ -75,6 +75,11 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
     )
 
 
+def own_splits(path: Path) -> tuple[str, ...]:
+    """The splits that a YAML file describes. Raises DataError as ``open_own`` does."""
+    return tuple(_Description(path).splits())
+
+
 class _Description:
     """The YAML file, and the checks on each of its keys."""
 

@@ -23,6 +23,8 @@ from .layouts import require_split
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
 DEFAULT_FRAMES = 300
 
+VIDEO_SPLITS = ("train", "val")
+
 _WINDOW = 5  # frames around each sampled position of which the sharpest is taken
 _VAL_SHARE = 0.2
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -30,31 +32,33 @@ _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMW
 logger = logging.getLogger(__name__)
 
 
+def photo_splits(folder: Path) -> tuple[str, ...]:
+    """Subfolders ``train``, ``val`` and ``test`` that hold photos; ``train`` alone where there are none."""
+    found = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
+    return tuple(name for name in found if list_images(folder / name)) or ("train",)
+
+
 def open_photos(folder: Path, split: str) -> Dataset:
     """Open a folder of photos, found at any depth, as a set without labels.
 
-    Subfolders ``train``, ``val`` and ``test`` are splits; without them all photos are ``train``. Raises
-    DataError if there is no photo or no such split.
+    Raises DataError if there is no photo or no such split (see ``photo_splits``).
     """
-    splits = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
-    splits = [name for name in splits if list_images(folder / name)]
-    files = list_images(folder / split) if split in splits else list_images(folder)
+    splits = photo_splits(folder)
+    require_split(f"the folder {folder}", split, splits)
+    base = folder / split if splits != ("train",) or list_images(folder / "train") else folder
+    files = list_images(base)
     if not files:
         raise DataError(
             f"{folder} holds no photos. A target is a folder of jpg, png, bmp, tif or webp files at any "
             "depth, a video file, or a dataset file (YAML)."
         )
-    require_split(f"the folder {folder}", split, splits or ("train",))
-    base = folder / split if splits else folder
     stems = Counter(path.relative_to(base).with_suffix("") for path in files)
     items = []
     for path in files:
         relative = path.relative_to(base)
         unique = relative.with_suffix("") if stems[relative.with_suffix("")] == 1 else relative
         items.append(Item(unique.as_posix(), path))
-    return Dataset(
-        name=folder.resolve().name, split=split, items=tuple(items), all_splits=tuple(splits or ["train"])
-    )
+    return Dataset(name=folder.resolve().name, split=split, items=tuple(items), all_splits=splits)
 
 
 def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: Path | None = None) -> Dataset:
@@ -67,7 +71,7 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
 
     Raises DataError if the file cannot be opened, no frame can be read, or the split has no frame.
     """
-    require_split(f"the video {path}", split, ("train", "val"))
+    require_split(f"the video {path}", split, VIDEO_SPLITS)
     if frames < 1:
         raise DataError(f"one frame or more is sampled from a video; got {frames}.")
     folder = _frames_folder(path, frames, cache)
@@ -83,7 +87,7 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
             f"{index['read']} frames were sampled. Use a longer video or sample more frames."
         )
     items = tuple(Item(f"{i:06d}", folder / f"{i:06d}.jpg") for i in chosen)
-    return Dataset(name=path.stem, split=split, items=items, all_splits=("train", "val"))
+    return Dataset(name=path.stem, split=split, items=items, all_splits=VIDEO_SPLITS)
 
 
 def _frames_folder(path: Path, frames: int, cache: Path | None) -> Path:

@@ -1,0 +1,202 @@
+"""cpsl-check: what this machine can do, and what is wrong with a dataset, before a long run finds out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .. import overlay
+from ..classes import NAMED_CLASS_SPACES, ClassSpace
+from ..command_line import Command
+from ..errors import DataError, InputError
+from ..files import new_output_folder, write_json
+from .check import check_dataset, evenly_spaced
+from .check_report import TAIL_SHARE, CheckReport, failed_report
+from .check_sheet import dataset_sheet
+from .environment import Environment, describe_environment
+from .open import dataset_splits, open_dataset
+from .photos import DEFAULT_FRAMES
+
+_SHEET_IMAGES = 15
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", required=False)
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [default: every split]")
+@click.option("--root", type=click.Path(path_type=Path), help="Where the files of a name or YAML file are.")
+@click.option("--classes", help="Check in this class space: cityscapes-19, -16, -13, or names: road,car.")
+@click.option("--fast", is_flag=True, help="Read about 16 images of each split only, as cpsl-adapt does.")
+@click.option("--frames", type=int, default=DEFAULT_FRAMES, show_default=True, help="Sampled from a video.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where frames of a video are kept.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that read.  [default: one per core]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder.  [default: check-NAME]")
+@click.option("--overwrite", is_flag=True, help="Replace files of the same name in the output folder.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    data: str | None,
+    splits: tuple[str, ...],
+    root: Path | None,
+    classes: str | None,
+    fast: bool,
+    frames: int,
+    cache: Path | None,
+    workers: int | None,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Check DATA: gta5, synthia, cityscapes, demo-source, demo-target, or a folder, a video, a YAML file.
+
+    Reads every image and label and reports what is wrong, sizes and class shares; check.json and a contact
+    sheet per split go into the output folder. Without DATA it describes the environment instead.
+
+    Exit code 2 if there are errors, after all of them are printed; 0 with warnings alone.
+    """
+    console = Console()
+    if data is None:
+        _show_environment(console, describe_environment(), output, overwrite)
+        return
+    space = _class_space(classes) if classes else None
+    splits = splits or _default_splits(data, root)
+    folder = new_output_folder(output or Path(f"check-{Path(data).stem}"), overwrite=overwrite)
+    reports = []
+    for split in splits:
+        try:
+            dataset = open_dataset(data, split, root=root, class_space=space, cache=cache, frames=frames)
+        except DataError as error:
+            report = failed_report(Path(data).stem, split, error)
+        else:
+            with _ReadingProgress(split) as progress:
+                report = check_dataset(dataset, fast=fast, workers=workers, progress=progress)
+            sheet = dataset_sheet(dataset, report, evenly_spaced(len(dataset), _SHEET_IMAGES))
+            overlay.write_image(folder / f"{split}.png", sheet)
+        reports.append(report)
+        _show_report(console, report)
+    write_json(folder / "check.json", [report.to_dict() for report in reports])
+    errors = sum(len(report.errors) for report in reports)
+    warnings = sum(len(report.problems) for report in reports) - errors
+    click.echo(f"{errors} errors, {warnings} warnings; contact sheets and check.json: {folder}")
+    if errors:
+        ctx.exit(2)
+
+
+def _default_splits(data: str, root: Path | None) -> tuple[str, ...]:
+    """Every split, less one that only holds the others again."""
+    splits = dataset_splits(data, root=root)
+    return tuple(split for split in splits if split != "all") or splits
+
+
+def _class_space(text: str) -> ClassSpace:
+    if text in NAMED_CLASS_SPACES:
+        return NAMED_CLASS_SPACES[text]
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise InputError(f"--classes is a named class space or names with commas between; got {text!r}")
+    return ClassSpace(names)
+
+
+class _ReadingProgress:
+    """A bar on standard error: images, rate, time left."""
+
+    def __init__(self, split: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(f"reading {escape(split)}", total=None, rate="")
+
+    def __enter__(self) -> _ReadingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        speed = self._bar.tasks[self._task].speed
+        rate = f"{speed:.0f} images/s" if speed else ""
+        self._bar.update(self._task, completed=done, total=total, rate=rate)
+
+
+def _show_report(console: Console, report: CheckReport) -> None:
+    read = "all read" if report.checked == report.images else f"{report.checked} read"
+    labels = "with labels" if report.has_labels else "without labels"
+    console.print(
+        f"[bold]{escape(report.dataset)} {escape(report.split)}[/]: {report.images} images {labels}, {read}",
+        highlight=False,
+    )
+    if report.sizes:
+        listed = [f"{size} ({count})" for size, count in list(report.sizes.items())[:5]]
+        more = f" and {len(report.sizes) - 5} other sizes" if len(report.sizes) > 5 else ""
+        console.print(f"sizes, height x width: {', '.join(listed)}{more}", highlight=False)
+    if report.classes:
+        console.print(_class_table(report))
+    for problem in report.problems:
+        style = "red" if problem.severity == "error" else "yellow"
+        console.print(
+            f"[{style}]{problem.severity}[/]: {escape(problem.message)}", highlight=False, soft_wrap=True
+        )
+        for example in problem.examples:
+            console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
+
+
+def _class_table(report: CheckReport) -> Table:
+    table = Table(
+        "class", caption=f"ignored: {100 * report.ignored_share:.1f} % of all pixels", caption_justify="left"
+    )
+    table.add_column("share of labelled", justify="right")
+    table.add_column("images", justify="right")
+    table.add_column("")
+    for known in report.classes:
+        remark = (
+            "" if not known.is_tail else f"tail (under {100 * TAIL_SHARE:g} %)" if known.images else "never"
+        )
+        table.add_row(escape(known.name), f"{100 * known.share:.2f} %", str(known.images), remark)
+    return table
+
+
+def _show_environment(console: Console, found: Environment, output: Path | None, overwrite: bool) -> None:
+    machine = found.machine
+    memory = f", {machine.memory_gib} GiB memory" if machine.memory_gib else ""
+    lines = [
+        f"cpsl_deploy {found.cpsl_deploy}, Python {found.python}, {machine.os}",
+        f"CPU: {machine.cpu}, {machine.cores} cores, {machine.usable_cores:g} usable{memory}",
+        f"GPUs: {'; '.join(machine.gpus) or 'none listed by nvidia-smi'}; usable here: {found.usable_gpus}",
+        "packages: " + ", ".join(f"{name} {version}" for name, version in found.packages.items() if version),
+    ]
+    for extra, packages in found.missing.items():
+        lines.append(
+            f"extra {extra}: {', '.join(packages)} missing. Install: pip install 'cpsl_deploy[{extra}]'"
+            + (" after uninstalling onnxruntime" if extra == "gpu" and found.packages["onnxruntime"] else "")
+        )
+    if found.onnxruntime_providers:
+        lines.append(
+            f"ONNX Runtime lists {', '.join(found.onnxruntime_providers)}. Listed is what it was built for, "
+            "not what works here; --device cuda starts the provider or is an error."
+        )
+    if found.packages["onnxruntime"] and found.packages["onnxruntime-gpu"]:
+        lines.append(
+            "onnxruntime and onnxruntime-gpu are both installed and break each other: uninstall one."
+        )
+    codecs = [f"{name} {'yes' if works else 'no'}" for name, works in found.codecs.items()]
+    lines.append(f"videos written and read back by OpenCV: {', '.join(codecs)}")
+    lines += [f"free disk in {folder}: {free} GiB" for folder, free in found.free_disk_gib.items()]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if output is not None:
+        path = new_output_folder(output, overwrite=overwrite) / "environment.json"
+        write_json(path, found.to_dict())
+        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What this machine and installation can do: versions, extras, GPUs, codecs, disk."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .. import __version__
+from ..backends.gpu import nvidia_gpu_count
+from ..bench.machine import Machine, describe_machine
+
+BASE = ("numpy", "opencv-python-headless", "click", "rich", "pyyaml", "safetensors")
+EXTRAS = {
+    "cpu": ("onnxruntime",),
+    "gpu": ("onnxruntime-gpu",),
+    "openvino": ("openvino",),
+    "trt": ("tensorrt-cu13",),
+    "plot": ("matplotlib",),
+    "data": ("scipy",),
+    "train": ("torch", "matplotlib"),
+    "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
+}
+"""Packages of every extra a user may want, as pyproject.toml lists them."""
+
+_CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"), ("avc1", ".mp4"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What was found."""
+
+    cpsl_deploy: str
+    python: str
+    machine: Machine
+    usable_gpus: int
+    """NVIDIA GPUs that the driver offers this process."""
+    packages: dict[str, str | None]
+    """Package -> version; None where it is not installed."""
+    missing: dict[str, tuple[str, ...]]
+    """Extra -> its packages that are not installed; only extras that lack some."""
+    onnxruntime_providers: tuple[str, ...]
+    """What ONNX Runtime lists, which is what it was built for and not what works here."""
+    codecs: dict[str, bool]
+    """``codec.suffix`` -> whether two frames could be written and read back."""
+    free_disk_gib: dict[str, float]
+    """Folder -> free space."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def describe_environment() -> Environment:
+    """Look at the environment. Writes three tiny videos into a temporary folder and removes them."""
+    names = dict.fromkeys([*BASE, *(name for packages in EXTRAS.values() for name in packages)])
+    packages = {name: _version(name) for name in names}
+    if packages["opencv-python-headless"] is None:  # its siblings bring the same module
+        packages["opencv-python-headless"] = cv2.__version__
+    missing = {
+        extra: tuple(name for name in wanted if packages[name] is None) for extra, wanted in EXTRAS.items()
+    }
+    return Environment(
+        cpsl_deploy=__version__,
+        python=platform.python_version(),
+        machine=describe_machine(),
+        usable_gpus=nvidia_gpu_count(),
+        packages=packages,
+        missing={extra: names for extra, names in missing.items() if names},
+        onnxruntime_providers=_providers(),
+        codecs={f"{codec}{suffix}": can_write_video(codec, suffix) for codec, suffix in _CODECS},
+        free_disk_gib={
+            str(folder): round(shutil.disk_usage(folder).free / 2**30, 1)
+            for folder in dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir())))
+        },
+    )
+
+
+def can_write_video(codec: str, suffix: str) -> bool:
+    """Whether OpenCV here writes a video that it reads back, tried with two frames of 64x64."""
+    frame = np.full((64, 64, 3), 128, np.uint8)
+    with tempfile.TemporaryDirectory() as folder, _without_native_messages():
+        path = str(Path(folder) / f"try{suffix}")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), 10, (64, 64))
+        try:
+            if not writer.isOpened():
+                return False
+            writer.write(frame)
+            writer.write(frame)
+        finally:
+            writer.release()
+        capture = cv2.VideoCapture(path)
+        try:
+            return capture.read()[0] and capture.read()[0]
+        finally:
+            capture.release()
+
+
+@contextlib.contextmanager
+def _without_native_messages() -> Iterator[None]:
+    """Native libraries report a missing encoder on file descriptor 2; that is the answer, not an error."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _providers() -> tuple[str, ...]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return ()
+    return tuple(onnxruntime.get_available_providers())
