@@ -146,6 +146,11 @@ def test_data_without_labels_gives_latency_only_and_says_so(tiny_model, pairs, t
     assert any("no labels: latency is measured, accuracy is not" in note for note in result.notes)
 
 
+def test_a_folder_of_photos_needs_no_split(tiny_model, pairs, tmp_path):
+    result = benchmark(tiny_model, tmp_path / "images", warm_up=0, threads=1)
+    assert result.settings.split == "train" and len(result.samples.frames) == 3 and result.accuracy is None
+
+
 def test_labels_are_not_turned_by_exif_but_photos_are(tiny_model, tmp_path):
     """Labelled frames are timed as the accuracy sees them: as stored."""
     (tmp_path / "images").mkdir()

@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..data import Dataset, dataset_splits, open_dataset
 from ..errors import InputError, ModelFileError
 from ..files import sha256
 from ..segmenter import find_model, load
@@ -19,9 +20,6 @@ from .class_cost import ClassLatency, ExtractionCost, class_latencies, measure_e
 from .frames import dataset_frames, evenly_spaced, synthetic_frames
 from .latency import LatencySamples, LatencySummary, Progress, Stopwatch, measure_latency, no_progress
 from .machine import Machine, describe_machine, package_versions
-
-if TYPE_CHECKING:
-    from ..data import Dataset
 
 SCHEMA_VERSION = 1
 RELIABLE_P99 = 100
@@ -36,7 +34,8 @@ class BenchmarkSettings:
 
     data: str | None = None
     """Dataset reference; None for synthetic frames."""
-    split: str = "val"
+    split: str | None = None
+    """None for synthetic frames."""
     frames: int | None = None
     """Frames to measure, spread evenly over the split; the split is gone round again if it has fewer. Without
     a number every frame of the split is measured once, or SYNTHETIC_COUNT synthetic ones."""
@@ -162,7 +161,7 @@ def benchmark(
     model: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     *,
-    split: str = "val",
+    split: str | None = None,
     data_root: str | os.PathLike[str] | None = None,
     frames: int | None = None,
     warm_up: int = 10,
@@ -177,14 +176,16 @@ def benchmark(
     ``model``: a model file, or a run folder that holds one, as `cpsl_deploy.load` takes it.
     ``data``: a dataset reference as `cpsl_deploy.data.open_dataset` takes it, looked for under ``data_root``.
     With labels the accuracy of the file is measured too; without data, frames are synthetic.
+    ``split``: without one "val", or the data's only split (a folder of photos has one).
 
     Raises ModelFileError for a missing or damaged model, DataError for data that cannot be used, InputError
     for a setting that breaks its rule, UnavailableError for a backend or device that is not there.
     """
     path = model_file(model)
+    root = None if data_root is None else Path(data_root)
     settings = BenchmarkSettings(
         data=None if data is None else os.fspath(data),
-        split=split,
+        split=None if data is None else split or _default_split(os.fspath(data), root),
         frames=frames,
         warm_up=warm_up,
         size=size,
@@ -192,7 +193,7 @@ def benchmark(
         device=device,
         threads=threads,
     )
-    whole = _open_data(settings, None if data_root is None else Path(data_root))
+    whole = _open_data(settings, root)
     dataset = None if whole is None else whole.subset(evenly_spaced(len(whole), frames or len(whole)))
     machine = describe_machine()
     watch = Stopwatch()
@@ -237,11 +238,16 @@ def model_file(model: str | os.PathLike[str]) -> Path:
 
 
 def _open_data(settings: BenchmarkSettings, root: Path | None) -> Dataset | None:
-    if settings.data is None:
+    if settings.data is None or settings.split is None:
         return None
-    from ..data import open_dataset
-
     return open_dataset(settings.data, settings.split, root=root, role="target")
+
+
+def _default_split(data: str, root: Path | None) -> str:
+    splits = dataset_splits(data, root=root)
+    if "val" not in splits and len(splits) == 1:
+        return splits[0]
+    return "val"
 
 
 def _class_results(

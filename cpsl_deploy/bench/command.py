@@ -31,7 +31,7 @@ from .report import (
 @click.option(
     "--data", metavar="TARGET", help="Dataset: a name, a folder, a YAML file. Synthetic frames without."
 )
-@click.option("--split", default="val", show_default=True, help="Which part of the data.")
+@click.option("--split", help="Which part of the data.  [default: val, or the only one]")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the data's files are.")
 @click.option("--frames", type=int, help="Frames to measure.  [default: all of the split; 100 synthetic]")
 @click.option("--warm-up", type=int, default=10, show_default=True, help="Frames run before and discarded.")
@@ -47,7 +47,7 @@ from .report import (
 def main(
     model: Path,
     data: str | None,
-    split: str,
+    split: str | None,
     data_root: Path | None,
     frames: int | None,
     warm_up: int,
