@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import logging
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,10 @@ CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv"
 """The codec taken for each kind of video file: one that OpenCV's own packages can write."""
 _KNOWN_CODECS = ("mp4v", "avc1", "MJPG", "XVID", "VP80", "VP90", "FFV1")
 _DEFAULT_FPS = 25.0
+_DISK_CHECK_EVERY = 50
+"""Frames between two looks at the free disk space, because OpenCV's writer reports no error."""
+_LEAST_FREE = 1 << 20
+"""Bytes below which a disk counts as full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +280,8 @@ def video_writer(
             nonlocal written
             if frame.shape != (*size, 3):
                 raise DataError(f"frames of this video are {(*size, 3)}; frame {written} is {frame.shape}")
+            if written % _DISK_CHECK_EVERY == 0 and shutil.disk_usage(temporary.parent).free < _LEAST_FREE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             writer.write(frame)
             written += 1
 
@@ -285,7 +293,7 @@ def video_writer(
 
 
 def _check_written(temporary: Path, path: Path, written: int) -> None:
-    """OpenCV reports no error when the disk is full: look at what is there."""
+    """Whatever went wrong while writing, OpenCV reported nothing: look at what is there."""
     try:
         readable = video_info(temporary).frame_count
     except DataError:

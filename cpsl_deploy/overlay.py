@@ -171,7 +171,7 @@ def encode_label_png(labels: np.ndarray, classes: ClassSpace) -> bytes:
         b"\x89PNG\r\n\x1a\n"
         + _png_chunk(b"IHDR", header)
         + _png_chunk(b"PLTE", classes.colour_table.tobytes())
-        + _png_chunk(b"IDAT", zlib.compress(rows, 6))
+        + _png_chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
         + _png_chunk(b"IEND", b"")
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import stand_in_gpu
 
 from cpsl_deploy import InputError, MissingExtraError, ModelFileError, UnavailableError, load
 from cpsl_deploy.backends import gpu, open_backend, tensorrt_backend
@@ -193,3 +195,58 @@ class TestEngine:
             load(engine, device="cpu")
         with pytest.raises(InputError, match="cannot be run by onnxruntime"):
             load(engine, backend="onnxruntime")
+
+
+class TestEngineWithAStandInForTheGpu:
+    """The order of the calls, the copies and what is freed, with host memory in the place of a GPU's.
+
+    It shows that the backend is consistent in itself, not that TensorRT accepts it: that takes a GPU.
+    """
+
+    @pytest.fixture
+    def gpu_calls(self, monkeypatch: pytest.MonkeyPatch) -> stand_in_gpu.Cuda:
+        cuda = stand_in_gpu.Cuda()
+        bindings = types.ModuleType("cuda.bindings")
+        bindings.runtime = cuda
+        monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
+        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+        monkeypatch.setitem(sys.modules, "tensorrt", stand_in_gpu.tensorrt_module())
+        monkeypatch.setattr(tensorrt_backend, "nvidia_gpu_count", lambda: 1)
+        return cuda
+
+    @pytest.fixture
+    def engine(self, tmp_path: Path) -> Path:
+        path = tmp_path / "model.engine"
+        path.write_bytes(b"96x160")
+        spec = tiny_onnx.tiny_spec().to_json()
+        tensorrt_backend.write_sidecar(path, {METADATA_KEY: spec, "colour_order": "BGR"})
+        return path
+
+    def test_predict_and_free(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        with load(engine) as segmenter:
+            assert segmenter.describe()["backend"] == "tensorrt"
+            first = segmenter.predict(tiny_onnx.street(), colour_order="RGB").labels
+            kept = first.copy()
+            second = segmenter.predict(255 - tiny_onnx.street(), colour_order="RGB").labels
+        np.testing.assert_array_equal(first, kept)
+        np.testing.assert_array_equal(first, tiny_onnx.street()[..., 2])  # the stand-in gives channel 0: blue
+        np.testing.assert_array_equal(second, 255 - first)
+        assert gpu_calls.allocated == {} and gpu_calls.streams == set()
+
+    def test_engine_of_another_version(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        engine.write_bytes(b"other version")
+        with pytest.raises(ModelFileError, match=r"only with the version.*cpsl-export RUN --trt"):
+            load(engine)
+
+    def test_engine_with_free_sizes(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        engine.write_bytes(b"-1x-1")
+        with pytest.raises(ModelFileError, match="--size HEIGHTxWIDTH"):
+            load(engine)
+
+    def test_full_gpu_memory_is_told_and_nothing_leaks(
+        self, engine: Path, gpu_calls: stand_in_gpu.Cuda
+    ) -> None:
+        gpu_calls.fail = "cudaMalloc"
+        with pytest.raises(UnavailableError, match=r"cudaMalloc: cudaErrorMemoryAllocation"):
+            load(engine)
+        assert gpu_calls.allocated == {} and gpu_calls.streams == set()

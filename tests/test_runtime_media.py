@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -167,6 +168,21 @@ def test_failed_video_leaves_the_earlier_one(tmp_path: Path) -> None:
         append(grey(1))
         append(grey(1, (48, 66)))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["drive.mp4"]
+
+
+def test_full_disk_ends_the_video_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([1 << 30, 1000])
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free, 1000)))
+    appended = 0
+    with (
+        pytest.raises(OutputError, match="the disk is full"),
+        video_writer(tmp_path / "a.mp4", size=(48, 64), fps=25) as append,
+    ):
+        for _ in range(1000):
+            append(grey(1))
+            appended += 1
+    assert appended < 100 and os.listdir(tmp_path) == []
 
 
 def test_video_cut_off_by_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

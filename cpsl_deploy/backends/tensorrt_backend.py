@@ -9,6 +9,7 @@ the same keys as the metadata of the ONNX file.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingExtraError, ModelFileError, UnavailableError
+from ..errors import CpslError, MissingExtraError, ModelFileError, UnavailableError
 from ..files import write_json
 from .base import INPUT_NAME, OUTPUT_NAME, Backend, check_signature
 from .gpu import nvidia_gpu_count
@@ -84,6 +85,17 @@ class TensorRTBackend(Backend):
         self.device = device
         self._version = tensorrt.__version__
         self._cuda = _Cuda(runtime)
+        self._engine: Any = None
+        self._context: Any = None
+        self._image: Any = None
+        self._labels: Any = None
+        try:
+            self._prepare(tensorrt, path)
+        except CpslError:
+            self.close()
+            raise
+
+    def _prepare(self, tensorrt: Any, path: Path) -> None:
         self._engine = self._deserialize(tensorrt, path)
         inputs, outputs = self._ports(tensorrt)
         self.static_size = check_signature(str(path), inputs, outputs)
@@ -121,9 +133,11 @@ class TensorRTBackend(Backend):
 
     def close(self) -> None:
         if not self._closed:
-            # TensorRT wants the context gone before its engine, and both before the memory they use.
+            # TensorRT wants the context gone before its engine, and both before the memory they use; the
+            # views of host memory must not outlive it either.
             self._context = None
             self._engine = None
+            self._image = self._labels = None
             self._cuda.close()
         super().close()
 
@@ -165,8 +179,7 @@ class _Cuda:
 
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
-        self._buffers: list[_Buffer] = []
-        self._streams: list[Any] = []
+        self._allocated = contextlib.ExitStack()
 
     def _call(self, name: str, *arguments: Any) -> Any:
         status, *results = getattr(self._runtime, name)(*arguments)
@@ -178,15 +191,18 @@ class _Cuda:
         return results[0] if results else None
 
     def stream(self) -> Any:
-        self._streams.append(self._call("cudaStreamCreate"))
-        return self._streams[-1]
+        stream = self._call("cudaStreamCreate")
+        self._allocated.callback(self._call, "cudaStreamDestroy", stream)
+        return stream
 
     def buffer(self, shape: tuple[int, ...]) -> _Buffer:
         size = int(np.prod(shape))
         host_address = int(self._call("cudaMallocHost", size))
+        self._allocated.callback(self._call, "cudaFreeHost", host_address)
+        device = int(self._call("cudaMalloc", size))
+        self._allocated.callback(self._call, "cudaFree", device)
         host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host_address)).reshape(shape)
-        self._buffers.append(_Buffer(host, host_address, int(self._call("cudaMalloc", size))))
-        return self._buffers[-1]
+        return _Buffer(host, host_address, device)
 
     def to_device(self, buffer: _Buffer, stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -200,10 +216,4 @@ class _Cuda:
         self._call("cudaStreamSynchronize", stream)
 
     def close(self) -> None:
-        for stream in self._streams:
-            self._call("cudaStreamDestroy", stream)
-        for buffer in self._buffers:
-            self._call("cudaFree", buffer.device)
-            self._call("cudaFreeHost", buffer.host_address)
-        self._streams.clear()
-        self._buffers.clear()
+        self._allocated.close()
