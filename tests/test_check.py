@@ -129,6 +129,14 @@ def test_masks_that_are_no_labels_at_all(folder):
     assert "no pixel of any mask has a class" in only_problem(check(folder)).message
 
 
+def test_labels_that_were_compressed_with_loss(folder):
+    png = folder / "labels" / "08.png"
+    cv2.imwrite(str(png.with_suffix(".jpg")), np.full((20, 40), 7, np.uint8))
+    png.unlink()
+    problem = only_problem(check(folder, fast=True))
+    assert problem.message.startswith("1 labels are JPEG files") and problem.examples[0].endswith("08.jpg")
+
+
 def describe_cityscapes(folder, coding):
     ids = {name: value for value, name in coding.classes.items()}
     values = {

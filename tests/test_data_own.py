@@ -115,7 +115,7 @@ def test_what_has_no_counterpart_is_left_out_and_said(described, tmp_path, caplo
             {"ids": {"road": [6], "car": [10], "bus": [3]}},
             "ids: bus: is not one of the classes; they are: road, car",
         ),
-        ({"ids": {"road": [6, 10], "car": 10}}, "ids: 10 is listed twice, for 'road' and for 'car'"),
+        ({"ids": {"road": [6, 10], "car": 10}}, "ids: car: 10 is listed twice, for 'road' and for 'car'"),
         ({"ignore": [6]}, "ignore: 6 is listed twice, for 'road' and for 'ignore'"),
         ({"ids": {"road": [6]}}, "ids: lists nothing for the class 'car'"),
         ({"ids": {"road": ["six"], "car": 10}}, "a raw id is a whole number from 0 to 65535, not 'six'"),
@@ -155,3 +155,9 @@ def test_the_real_sets_open(name, split, count):
         assert label.shape == dataset.image(i).shape[:2] == dataset.image_size(i)
         # The camera looks along the road: its lower middle is road on both.
         assert np.bincount(label[-40:, label.shape[1] // 3 : -label.shape[1] // 3].ravel()).argmax() == 0
+
+
+def test_a_colour_listed_twice_is_shown_as_a_colour(described):
+    with pytest.raises(DataError, match=r"\[0, 0, 142\] is listed twice, for 'car' and for 'ignore'"):
+        path = described(ids=None, colours={"road": [1, 2, 3], "car": [0, 0, 142]}, ignore=[[0, 0, 142]])
+        open_dataset(path, "train")

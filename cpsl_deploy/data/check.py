@@ -40,7 +40,7 @@ def check_dataset(
     problems = [
         *pairing_problems(dataset),
         *file_problems(facts),
-        *(value_problems(dataset, facts, values, fast=fast) if dataset.coding is not None else ()),
+        *value_problems(dataset, facts, values, fast=fast),
     ]
     sizes = Counter("x".join(map(str, fact.size)) for fact in facts if fact.size)
     classes, ignored = class_shares(dataset, facts)

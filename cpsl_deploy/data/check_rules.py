@@ -12,6 +12,7 @@ from .dataset import Dataset
 from .layouts import LABEL_IDS, TRAIN_IDS
 
 _EXAMPLES = 5
+_LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass
@@ -89,8 +90,15 @@ def file_problems(facts: list[Facts]) -> Iterable[Problem]:
 def value_problems(dataset: Dataset, facts: list[Facts], values: Values, *, fast: bool) -> Iterable[Problem]:
     coding = dataset.coding
     read = [fact for fact in facts if fact.counts]
-    if not read:
+    if coding is None or not read:
         return
+    lossy = [str(item.label) for item in dataset.items if item.label and item.label.suffix.lower() in _LOSSY]
+    if lossy:
+        yield Problem(
+            "error",
+            f"{len(lossy)} labels are JPEG files, which changes their values. Export them as PNG.",
+            _some(lossy),
+        )
     if mixed_up := _mixed_up(coding, values):
         yield Problem("error", mixed_up, _some(fact.name for fact in read))
     elif unknown := values.unknown(coding):
@@ -109,7 +117,8 @@ def value_problems(dataset: Dataset, facts: list[Facts], values: Values, *, fast
             "error", "no pixel of any mask has a class. The masks or the map are not the right ones."
         )
         return
-    empty = [fact.name for fact in read if not _has_class(dataset, fact)]
+    names = {c.name for c in classes}
+    empty = [f.name for f in read if not any(coding.classes.get(value) in names for value in f.counts)]
     if empty:
         yield Problem("warning", f"{len(empty)} masks have no pixel with a class.", _some(empty))
     missing = [c.name for c in classes if not c.images]
@@ -154,10 +163,6 @@ def class_shares(dataset: Dataset, facts: list[Facts]) -> tuple[list[ClassShare]
         ClassShare(name, pixels[name] / max(labelled, 1), holders[name]) for name in dataset.classes.names
     ]
     return shares, 1 - labelled / max(pixels.total(), 1)
-
-
-def _has_class(dataset: Dataset, fact: Facts) -> bool:
-    return any(dataset.coding.classes.get(value) in dataset.classes.names for value in fact.counts)
 
 
 def _some(values: Iterable[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .. import overlay
-from ..classes import IGNORE
+from ..classes import IGNORE, ClassSpace
 from ..errors import DataError
 from .check_report import CheckReport
 from .dataset import Dataset
@@ -26,9 +26,9 @@ def dataset_sheet(dataset: Dataset, report: CheckReport, indices: list[int]) -> 
         cell, remark = _cell(dataset, index)
         cells.append(cell)
         titles.append(_shortened(dataset.names[index]) + remark)
-    if dataset.has_labels:
+    if dataset.has_labels and dataset.classes:
         height = round(_CELL_WIDTH * cells[0].shape[0] / cells[0].shape[1])
-        cells.append(_legend(dataset, report, height))
+        cells.append(_legend(dataset.classes, report, height))
         titles.append("share of the labelled pixels; ignored pixels are dark")
     return overlay.contact_sheet(cells, titles=titles, columns=_COLUMNS, cell_width=_CELL_WIDTH)
 
@@ -39,7 +39,7 @@ def _cell(dataset: Dataset, index: int) -> tuple[np.ndarray, str]:
         label = dataset.label(index) if dataset.has_labels else None
     except DataError:
         return np.full((3 * _CELL_WIDTH // 4, _CELL_WIDTH, 3), 60, np.uint8), " (unreadable)"
-    if label is None:
+    if label is None or dataset.classes is None:
         return image, ""
     if label.shape != image.shape[:2]:
         return image, f" (label is {label.shape[0]}x{label.shape[1]})"
@@ -47,7 +47,7 @@ def _cell(dataset: Dataset, index: int) -> tuple[np.ndarray, str]:
     return overlay.blend(image, label, dataset.classes, 0.55), ""
 
 
-def _legend(dataset: Dataset, report: CheckReport, height: int) -> np.ndarray:
+def _legend(classes: ClassSpace, report: CheckReport, height: int) -> np.ndarray:
     """Every class with its colour and share, in as many columns as fit the height."""
     line = 22
     rows = max(1, (height - 8) // line)
@@ -56,7 +56,7 @@ def _legend(dataset: Dataset, report: CheckReport, height: int) -> np.ndarray:
     panel = np.full((round(height * width / _CELL_WIDTH), width, 3), 32, np.uint8)
     for i, known in enumerate(report.classes):
         left, base = 8 + 190 * (i // rows), 20 + line * (i % rows)
-        red, green, blue = dataset.classes.palette[i]
+        red, green, blue = classes.palette[i]
         cv2.rectangle(panel, (left, base - 13), (left + 20, base + 3), (blue, green, red), cv2.FILLED)
         text = f"{known.name} {100 * known.share:.3g} %" if known.images else f"{known.name}: never"
         colour = (120, 200, 255) if known.is_tail else (235, 235, 235)

@@ -85,9 +85,10 @@ class Dataset:
 
     def raw_label(self, index: int) -> np.ndarray:
         """The mask as stored, (H, W) uint8, uint16 or, for colours, uint32 (see LabelCoding)."""
-        if self.coding is None:
+        path = self.items[index].label
+        if self.coding is None or path is None:
             raise DataError(f"{self.name} ({self.split}) has no labels; only its images can be used.")
-        return self.coding.read(self.items[index].label)
+        return self.coding.read(path)
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of an image in pixels, from its header where the format allows."""

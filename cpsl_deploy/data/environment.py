@@ -25,7 +25,7 @@ EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
-    "trt": ("tensorrt-cu13",),
+    "trt": ("tensorrt-cu13", "cuda-bindings"),
     "plot": ("matplotlib",),
     "data": ("scipy",),
     "train": ("torch", "matplotlib"),
@@ -91,7 +91,7 @@ def can_write_video(codec: str, suffix: str) -> bool:
     frame = np.full((64, 64, 3), 128, np.uint8)
     with tempfile.TemporaryDirectory() as folder, _without_native_messages():
         path = str(Path(folder) / f"try{suffix}")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), 10, (64, 64))
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), 10, (64, 64))
         try:
             if not writer.isOpened():
                 return False

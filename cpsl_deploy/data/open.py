@@ -123,10 +123,11 @@ def _find_in_folder(path: Path) -> _Place:
 
 
 def _open_demo(reference: str, split: str, role: Role | None, cache: Path | None) -> Dataset:
-    if reference == "demo" and role is None:
+    side = role if reference == "demo" else reference.removeprefix("demo-")
+    if side is None:
         raise DataError(
             "'demo' alone does not say which of its two sides is meant. Use demo-source or demo-target."
         )
     from .demo import open_demo
 
-    return open_demo(role if reference == "demo" else reference.removeprefix("demo-"), split, cache)
+    return open_demo(side, split, cache)

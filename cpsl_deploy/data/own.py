@@ -25,7 +25,7 @@ import yaml
 
 from ..classes import NAMED_CLASS_SPACES, ClassSpace
 from ..errors import DataError, InputError
-from .coding import LabelCoding, pack_colour
+from .coding import LabelCoding, pack_colour, unpack_colour
 from .dataset import Dataset, Item, find_images, pair, strip_ending
 
 _KEYS = ("name", "root", "splits", "classes", "ids", "colours", "ignore", "suffixes")
@@ -53,9 +53,9 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
             + (f" whose name ends in {image_end!r}" if image_end else "")
             + ". Correct splits, suffixes or --root."
         )
-    base = {"name": text.name(), "split": split, "all_splits": tuple(splits)}
     if "labels" not in folders:
-        return Dataset(items=tuple(Item(name, file) for name, file in pictures.items()), **base)
+        items = tuple(Item(name, file) for name, file in pictures.items())
+        return Dataset(name=text.name(), split=split, items=items, all_splits=tuple(splits))
     masks = strip_ending(find_images(root / folders["labels"]), label_end)
     items, lonely_images, lonely_labels = pair(pictures, masks)
     if not items:
@@ -66,12 +66,14 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
         )
     classes, coding = text.coding()
     return Dataset(
+        name=text.name(),
+        split=split,
         items=items,
         classes=classes,
         coding=coding,
         unpaired_images=lonely_images,
         unpaired_labels=lonely_labels,
-        **base,
+        all_splits=tuple(splits),
     )
 
 
@@ -104,7 +106,7 @@ class _Description:
     def error(self, key: str, rule: str, remedy: str) -> DataError:
         return DataError(f"{self.path}: {key}: {rule}; {remedy}.")
 
-    def optional(self, key: str, kind: type, default: Any) -> Any:
+    def optional(self, key: str, kind: type[str] | type[dict], default: Any) -> Any:
         value = self.values.get(key, default)
         if not isinstance(value, kind):
             raise self.error(key, f"must be a {_KINDS[kind]}, not {value!r}", "correct the value")
@@ -124,13 +126,14 @@ class _Description:
                 not isinstance(folders, dict)
                 or "images" not in folders
                 or set(folders) - {"images", "labels"}
+                or not all(isinstance(folder, str) for folder in folders.values())
             ):
                 raise self.error(
                     f"splits: {split}",
                     f"names a folder of images and may name one of labels, not {folders!r}",
                     "write {images: FOLDER, labels: FOLDER}",
                 )
-        return {str(split): {k: str(v) for k, v in folders.items()} for split, folders in splits.items()}
+        return {str(split): folders for split, folders in splits.items()}
 
     def suffixes(self) -> tuple[str, str]:
         suffixes = self.optional("suffixes", dict, {})
@@ -142,54 +145,55 @@ class _Description:
 
     def coding(self) -> tuple[ClassSpace, LabelCoding]:
         """The classes that have ids or colours, and what the raw values mean."""
-        key = "ids" if "ids" in self.values else "colours"
         if ("ids" in self.values) == ("colours" in self.values):
             raise self.error(
                 "ids",
                 "or colours, one of the two, says what the masks hold",
                 "add for example ids: {road: [7]}",
             )
+        key = "colours" if "colours" in self.values else "ids"
         space, named = self._space()
-        parse = self._colours if key == "colours" else self._ids
         owners: dict[int, str] = {}
-        first_colours: dict[str, tuple[int, int, int]] = {}
         for name, listed in self.optional(key, dict, {}).items():
             if name not in space.names:
                 raise self.error(
                     f"{key}: {name}", "is not one of the classes", f"they are: {', '.join(space.names)}"
                 )
-            for value in parse(f"{key}: {name}", listed):
-                self._claim(owners, value, str(name), key)
-            if key == "colours":
-                first_colours[name] = tuple(
-                    (next(v for v in parse(key, listed)) >> s) & 255 for s in (16, 8, 0)
-                )
+            self._claim(owners, str(name), f"{key}: {name}", listed)
         missing = [name for name in space.names if name not in owners.values()]
         if missing and not named:
             raise self.error(
                 key, f"lists nothing for the class {missing[0]!r}", "add its values, or remove the class"
             )
         space = space.subset([name for name in space.names if name not in missing])
-        if first_colours and not named:
-            space = ClassSpace(space.names, tuple(first_colours[name] for name in space.names))
-        return space, self._with_ignored(owners, parse, colours=key == "colours")
+        if key == "colours" and not named:
+            first = {name: unpack_colour(value) for value, name in reversed(owners.items())}
+            space = ClassSpace(space.names, tuple(first[name] for name in space.names))
+        return space, self._with_ignored(owners)
 
-    def _with_ignored(self, owners: dict[int, str], parse, *, colours: bool) -> LabelCoding:
+    def _with_ignored(self, owners: dict[int, str]) -> LabelCoding:
         listed = self.values.get("ignore", [])
-        rest = listed == "rest"
-        ignored: dict[int, str] = {}
-        for value in [] if rest or listed == [] else parse("ignore", listed):
-            self._claim({**owners, **ignored}, value, "ignore", "ignore")
-            ignored[value] = "ignore"
-        return LabelCoding(classes=owners, ignored=frozenset(ignored), ignore_rest=rest, colours=colours)
+        everything = dict(owners)
+        if listed not in ("rest", []):
+            self._claim(everything, "ignore", "ignore", listed)
+        return LabelCoding(
+            classes=owners,
+            ignored=frozenset(everything) - frozenset(owners),
+            ignore_rest=listed == "rest",
+            colours="colours" in self.values,
+        )
 
-    def _claim(self, owners: dict[int, str], value: int, name: str, key: str) -> None:
-        if value in owners:
-            shown = LabelCoding(classes={}, colours=key == "colours").describe(value)
-            raise self.error(
-                key, f"{shown} is listed twice, for {owners[value]!r} and for {name!r}", "keep one of them"
-            )
-        owners[value] = name
+    def _claim(self, owners: dict[int, str], name: str, key: str, listed: Any) -> None:
+        """Enter raw values under a name; none may have one already."""
+        colours = "colours" in self.values
+        for value in self._colours(key, listed) if colours else self._ids(key, listed):
+            if value in owners:
+                shown = LabelCoding(classes={}, colours=colours).describe(value)
+                owner = (
+                    f"for {owners[value]!r} and for {name!r}" if owners[value] != name else f"for {name!r}"
+                )
+                raise self.error(key, f"{shown} is listed twice, {owner}", "keep one of them")
+            owners[value] = name
 
     def _space(self) -> tuple[ClassSpace, bool]:
         value = self.values.get("classes")
@@ -233,4 +237,4 @@ class _Description:
         return [pack_colour(tuple(value)) for value in values]
 
 
-_KINDS = {str: "text", dict: "mapping", list: "list"}
+_KINDS: dict[type, str] = {str: "text", dict: "mapping"}
