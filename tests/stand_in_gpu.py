@@ -1,6 +1,7 @@
 """The parts of cuda.bindings.runtime and tensorrt that an inference calls, in host memory.
 
-An "engine" is a file that says its size, ``96x160``, and labels every pixel with its first channel.
+An "engine" is a file that says its size, ``96x160``, and labels every pixel with its first channel;
+``profile 96x160`` is one whose profile allows that size only, ``profile 96x160 200x200`` allows all between.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ class Context:
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
 
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "image" and shape == (1, *self.size, 3)
+        return True
+
     def execute_async_v3(self, stream_handle: int) -> bool:
         pixels = self.size[0] * self.size[1]
         image, labels = (
@@ -93,8 +98,10 @@ class Context:
 class Engine:
     num_io_tensors = 2
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, text: str) -> None:
+        sizes = [word.split("x") for word in text.removeprefix("profile").split()]
+        self.sizes = [(int(height), int(width)) for height, width in sizes]
+        self.size = (-1, -1) if text.startswith("profile") else self.sizes[0]
 
     def get_tensor_name(self, index: int) -> str:
         return ("image", "labels")[index]
@@ -108,8 +115,12 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (1, *self.size, 3) if name == "image" else (1, *self.size)
 
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        least, most = (1, *self.sizes[0], 3), (1, *self.sizes[-1], 3)
+        return [least, least, most]
+
     def create_execution_context(self) -> Context:
-        return Context(self.size)
+        return Context(self.sizes[0])
 
 
 class Runtime:
@@ -117,8 +128,7 @@ class Runtime:
         pass
 
     def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
-        height, _, width = data.decode().partition("x")
-        return Engine((int(height), int(width))) if width else None
+        return Engine(data.decode()) if b"x" in data else None
 
 
 class Logger:

@@ -222,7 +222,9 @@ class TestEngineWithAStandInForTheGpu:
         tensorrt_backend.write_sidecar(path, {METADATA_KEY: spec, "colour_order": "BGR"})
         return path
 
-    def test_predict_and_free(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+    @pytest.mark.parametrize("content", ["96x160", "profile 96x160"])
+    def test_predict_and_free(self, engine: Path, gpu_calls: stand_in_gpu.Cuda, content: str) -> None:
+        engine.write_text(content)
         with load(engine) as segmenter:
             assert segmenter.describe()["backend"] == "tensorrt"
             first = segmenter.predict(tiny_onnx.street(), colour_order="RGB").labels
@@ -239,7 +241,7 @@ class TestEngineWithAStandInForTheGpu:
             load(engine)
 
     def test_engine_with_free_sizes(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
-        engine.write_bytes(b"-1x-1")
+        engine.write_bytes(b"profile 96x160 200x200")
         with pytest.raises(ModelFileError, match="--size HEIGHTxWIDTH"):
             load(engine)
 

@@ -106,6 +106,7 @@ class TensorRTBackend(Backend):
             )
         height, width = self.static_size
         self._context = self._engine.create_execution_context()
+        self._context.set_input_shape(INPUT_NAME, (1, height, width, 3))
         self._stream = self._cuda.stream()
         self._image = self._cuda.buffer((1, height, width, 3))
         self._labels = self._cuda.buffer((1, height, width))
@@ -160,11 +161,16 @@ class TensorRTBackend(Backend):
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             data_type = np.dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name))).name
-            ports[self._engine.get_tensor_mode(name)][name] = (
-                data_type,
-                tuple(self._engine.get_tensor_shape(name)),
-            )
+            ports[self._engine.get_tensor_mode(name)][name] = (data_type, self._shape(name))
         return ports[tensorrt.TensorIOMode.INPUT], ports[tensorrt.TensorIOMode.OUTPUT]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Free sides are -1, unless the engine's profile allows one size only, which is then the shape."""
+        shape = tuple(self._engine.get_tensor_shape(name))
+        if name == INPUT_NAME and -1 in shape:
+            least, _, most = (tuple(limit) for limit in self._engine.get_tensor_profile_shape(name, 0))
+            return least if least == most else shape
+        return shape
 
 
 class _Buffer:
