@@ -116,3 +116,10 @@ def test_a_truncated_video_leaves_no_half_made_frames(video, tmp_path):
     with pytest.raises(DataError, match=r"drive\.avi"):
         open_dataset(video, "train", cache=tmp_path / "cache")
     assert not any((tmp_path / "cache" / "video_frames").iterdir())
+
+
+def test_frames_are_kept_where_the_environment_says(video, tmp_path, monkeypatch):
+    monkeypatch.setenv("CPSL_CACHE", str(tmp_path / "kept"))
+    assert (
+        open_dataset(video, "val", frames=8).items[0].image.is_relative_to(tmp_path / "kept" / "video_frames")
+    )

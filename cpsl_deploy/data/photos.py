@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import logging
@@ -66,7 +65,7 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
 
     About ``frames`` frames evenly over the whole video, each the sharpest of its neighbours; those of the
     last fifth of the time are the split ``val``, the others ``train``. They are decoded once and kept as JPEG
-    below ``cache`` (a folder of temporary files unless given). A video that ends before the frame count it
+    below ``cache`` ($CPSL_CACHE, or ``cpsl_deploy`` in the user's cache folder, unless given). A video that ends before the frame count it
     announces is used as far as it goes, with a logged warning.
 
     Raises DataError if the file cannot be opened, no frame can be read, or the split has no frame.
@@ -96,9 +95,11 @@ def _frames_folder(path: Path, frames: int, cache: Path | None) -> Path:
     except OSError as error:
         raise DataError(f"cannot read the video {path}: {error.strerror}. Check the path.") from error
     if cache is None:
-        cache = Path(tempfile.gettempdir()) / f"cpsl_deploy_{getpass.getuser()}"
+        from .demo import cache_folder
+
+        cache = cache_folder()
     identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {frames} {_WINDOW}"
-    return Path(cache) / "video_frames" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    return cache / "video_frames" / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def _sample(path: Path, frames: int, folder: Path) -> None:
