@@ -65,8 +65,8 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
 
     About ``frames`` frames evenly over the whole video, each the sharpest of its neighbours; those of the
     last fifth of the time are the split ``val``, the others ``train``. They are decoded once and kept as JPEG
-    below ``cache`` ($CPSL_CACHE, or ``cpsl_deploy`` in the user's cache folder, unless given). A video that ends before the frame count it
-    announces is used as far as it goes, with a logged warning.
+    below ``cache`` (unless given $CPSL_CACHE, or ``cpsl_deploy`` in the user's cache folder). A video that
+    ends before the frame count it announces is used as far as it goes, with a logged warning.
 
     Raises DataError if the file cannot be opened, no frame can be read, or the split has no frame.
     """
