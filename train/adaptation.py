@@ -21,8 +21,9 @@ from . import processes as procs
 from . import recipe as recipes
 from .distillation import Distillation
 from .evaluation import Score, evaluate
-from .loop import MakeBatch, Surroundings, Watcher, autocast, train
+from .loop import MakeBatch, Surroundings, Watcher, train
 from .models import Segmenter, build, load_model, save_model
+from .precision import autocast
 from .processes import Processes
 from .recipe import Recipe
 from .run_folder import RunFolder

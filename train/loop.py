@@ -21,6 +21,7 @@ from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.files import atomic_path
 
 from . import recipe
+from .precision import autocast, keep_depthwise_in_fp32
 from .processes import Processes, mean_over_processes
 from .samples import Batch
 from .stage import TrainingStage, learning_rate_factor
@@ -78,11 +79,6 @@ def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
     """A seed for the random choices of one step of one process."""
     mixed = (seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step
     return (mixed * 1_000_003 + rank) % 2**63
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> TrainingStage:
@@ -143,6 +139,8 @@ class _Loop:
             stage.network = nn.SyncBatchNorm.convert_sync_batchnorm(stage.network)
         stage.to(device)
         stage.network.to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            keep_depthwise_in_fp32(stage.network)
         self.optimisers = stage.optimisers()
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.scaler = torch.amp.GradScaler(device.type, enabled=around.compute.precision == "fp16")
