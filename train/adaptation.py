@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cpsl_deploy.classes import ClassSpace, common_classes
@@ -119,7 +120,7 @@ class Adaptation:
         self.target = WorkingImages(domains.target, data.target_size, data.cache_mib)
         self.soft_labels = SoftLabels(self.folder.soft_labels)
         self.device = self.processes.device
-        self._pixels = None
+        self._pixels: dict[int, np.ndarray] = {}
 
     def run(self) -> RunFolder:
         """All stages that are not done yet, then the model to deploy."""
@@ -157,16 +158,29 @@ class Adaptation:
         self.train(stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric))
 
     def run_distillation_1(self) -> None:
-        self._distil("distillation_1", self.recipe.distillation_1, "self_labelling", self.recipe.model.teacher)
+        model = self.recipe.model
+        self._distil("distillation_1", self.recipe.distillation_1, "self_labelling", model.teacher, model.init)
 
     def run_distillation_2(self) -> None:
-        self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", self.recipe.model.student)
+        student, init = self.recipe.model.student, self._student_init()
+        self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", student, init)
 
-    def _distil(self, name: str, settings: recipes.Distillation, previous: str, architecture: str) -> None:
+    def run_oracle(self) -> None:
+        """The upper bound: the student, supervised on the target's own training labels for as many iterations as
+        the last distillation. No part of an adaptation; nothing else reads these labels.
+        """
+        iterations = self.recipe.distillation_2.iterations
+        network = self.fresh_network(self.recipe.model.student, self._student_init())
+        stage = Supervised("oracle", dataclasses.replace(self.recipe.source_only, iterations=iterations), network)
+        self.train(stage, self.batches(stage, labelled=self.target, restyle=False))
+
+    def _student_init(self) -> str:
         model = self.recipe.model
-        init = model.init if architecture == model.teacher else model.student_init
-        if name == "distillation_2" and model.student_init:
-            init = model.student_init
+        return model.student_init or (model.init if model.student == model.teacher else "")
+
+    def _distil(
+        self, name: str, settings: recipes.Distillation, previous: str, architecture: str, init: str
+    ) -> None:
         frozen = self.after(previous)
         self.summarise(frozen, mirrored=True)
         stage = Distillation(
@@ -212,19 +226,20 @@ class Adaptation:
         strong_geometric: Geometric | None = None,
         strong_photometric: Photometric | None = None,
         *,
+        labelled: WorkingImages | None = None,
         restyle: bool = True,
     ) -> MakeBatch:
-        """What this process shows the stage at each micro step."""
+        """What this process shows the stage at each micro step. ``labelled``: other labelled images than the source's."""
         recipe, settings = self.recipe, stage.settings
-        if recipe.data.rare_class_temperature > 0 and self._pixels is None:
-            self._pixels = class_shares(self.source, len(self.domains.classes))
+        labelled = labelled or self.source
+        temperature = recipe.data.rare_class_temperature
         source = SourceViews(
-            images=self.source,
+            images=labelled,
             sampler=Sampler(
-                len(self.source),
+                len(labelled),
                 recipe.seed,
-                pixels=self._pixels,
-                temperature=recipe.data.rare_class_temperature,
+                pixels=self._class_pixels(labelled) if temperature > 0 else None,
+                temperature=temperature,
             ),
             crop=recipe.data.crop,
             geometric=settings.weak,
@@ -250,6 +265,12 @@ class Adaptation:
             )
 
         return make
+
+    def _class_pixels(self, labelled: WorkingImages) -> np.ndarray:
+        """(n, C): read once for each labelled set."""
+        if id(labelled) not in self._pixels:
+            self._pixels[id(labelled)] = class_shares(labelled, len(self.domains.classes))
+        return self._pixels[id(labelled)]
 
     def _share(self, batch: int) -> int:
         """Crops of each domain per process and accumulation step."""
@@ -300,7 +321,7 @@ class Adaptation:
     def spec(self, stage: TrainingStage) -> ModelSpec:
         """What must be known of a stage's network to use it."""
         network, classes = stage.result(), self.domains.classes
-        architecture = self.recipe.model.student if stage.name == STAGES[-1] else self.recipe.model.teacher
+        architecture = self.recipe.model.student if stage.name in (STAGES[-1], "oracle") else self.recipe.model.teacher
         size = self.recipe.data.target_size
         return ModelSpec(
             architecture=architecture,
