@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .appearance import Light, Look, sun_direction, to_linear
+from .appearance import Light, sun_direction
 from .layout import Layout, Street, lane_centre
-from .objects import Palette
+from .materials import Palette
 from .sensor import Sensor
+from .textures import Look
 
 DOMAINS = ("rendered", "camera")
 
@@ -32,8 +33,8 @@ RENDERED_LAYOUT = Layout(
     tree_spacing=(11.0, 20.0),
     lamp_spacing=(14.0, 22.0),
     sign_spacing=(18.0, 28.0),
-    parked_spacing=(13.0, 24.0),
-    traffic_spacing=(16.0, 28.0),
+    parked_spacing=(16.0, 28.0),
+    traffic_spacing=(18.0, 30.0),
     walker_spacing=(11.0, 18.0),
     rider_spacing=(24.0, 36.0),
     bend=(0.0, 3.0),
@@ -51,10 +52,10 @@ CAMERA_LAYOUT = Layout(
     crossing_chance=(0.4, 0.9),
     tree_spacing=(9.0, 18.0),
     lamp_spacing=(15.0, 24.0),
-    sign_spacing=(16.0, 26.0),
-    parked_spacing=(12.0, 18.0),
-    traffic_spacing=(15.0, 24.0),
-    walker_spacing=(10.0, 16.0),
+    sign_spacing=(20.0, 32.0),
+    parked_spacing=(15.0, 26.0),
+    traffic_spacing=(17.0, 28.0),
+    walker_spacing=(11.0, 18.0),
     rider_spacing=(22.0, 34.0),
     bend=(0.0, 5.0),
 )
@@ -144,40 +145,71 @@ def _colour(base: tuple[float, float, float], rng: np.random.Generator, spread: 
 def _rendered(rng: np.random.Generator) -> Setting:
     street = Street.sample(RENDERED_LAYOUT, rng)
     view = View(
-        height=rng.uniform(1.4, 1.7), aside=lane_centre(street) + rng.uniform(-0.3, 0.3),
-        yaw=rng.normal(0, 0.03), pitch=rng.uniform(0.01, 0.05), roll=0.0,
+        height=rng.uniform(1.4, 1.7),
+        aside=lane_centre(street) + rng.uniform(-0.3, 0.3),
+        yaw=rng.normal(0, 0.03),
+        pitch=rng.uniform(0.01, 0.05),
+        roll=0.0,
         field_of_view=math.radians(rng.uniform(64, 72)),
-    )  # fmt: skip
+    )
     look = Look(
-        palette=_GAME_PALETTE, road=_colour((0.36, 0.36, 0.39), rng, 0.12, 0.01),
-        sidewalk=_colour((0.68, 0.64, 0.60), rng, 0.10, 0.02), grass=_colour((0.40, 0.66, 0.26), rng, 0.1, 0.03),
-        marking=(0.95, 0.95, 0.95), kerb=(0.80, 0.79, 0.77), physical=False, grain=0.035, stains=0.02, paving=0.16,
-        wear=0.0, facade_texture=0.0, leaf_texture=0.12, window_variety=0.0,
-    )  # fmt: skip
+        palette=_GAME_PALETTE,
+        road=_colour((0.36, 0.36, 0.39), rng, 0.12, 0.01),
+        sidewalk=_colour((0.68, 0.64, 0.60), rng, 0.10, 0.02),
+        grass=_colour((0.40, 0.66, 0.26), rng, 0.1, 0.03),
+        marking=(0.95, 0.95, 0.95),
+        kerb=(0.80, 0.79, 0.77),
+        physical=False,
+        grain=0.035,
+        stains=0.02,
+        paving=0.16,
+        wear=0.0,
+        facade_texture=0.0,
+        leaf_texture=0.12,
+        window_variety=0.0,
+    )
     shade = rng.uniform(0.92, 1.05)
     light = Light(
         sun=sun_direction(rng.uniform(-math.pi, math.pi), math.radians(rng.uniform(45, 65))),
-        sun_colour=(0.36 * shade,) * 3, ambient=(0.78 * shade, 0.78 * shade, 0.80 * shade),
-        zenith=_colour((0.28, 0.52, 0.88), rng, 0.1, 0.02), horizon=(0.72, 0.85, 0.96), haze=(0.74, 0.84, 0.93),
-        haze_density=rng.uniform(0.0005, 0.002), clouds=rng.uniform(0.15, 0.55), cloud_colour=(0.97, 0.98, 1.0),
+        sun_colour=(0.36 * shade,) * 3,
+        ambient=(0.78 * shade, 0.78 * shade, 0.80 * shade),
+        zenith=_colour((0.28, 0.52, 0.88), rng, 0.1, 0.02),
+        horizon=(0.72, 0.85, 0.96),
+        haze=(0.74, 0.84, 0.93),
+        haze_density=rng.uniform(0.0005, 0.002),
+        clouds=rng.uniform(0.15, 0.55),
+        cloud_colour=(0.97, 0.98, 1.0),
         cloud_seed=rng.random(),
-    )  # fmt: skip
+    )
     return Setting(street=street, view=view, look=look, light=light, sensor=None)
 
 
 def _camera(rng: np.random.Generator) -> Setting:
     street = Street.sample(CAMERA_LAYOUT, rng)
     view = View(
-        height=rng.uniform(1.2, 1.55), aside=lane_centre(street) + rng.normal(0, 0.35),
-        yaw=rng.normal(0, 0.07), pitch=rng.uniform(-0.02, 0.05),
-        roll=rng.normal(0, 0.012), field_of_view=math.radians(rng.uniform(56, 68)),
-    )  # fmt: skip
+        height=rng.uniform(1.2, 1.55),
+        aside=lane_centre(street) + rng.normal(0, 0.35),
+        yaw=rng.normal(0, 0.07),
+        pitch=rng.uniform(-0.02, 0.05),
+        roll=rng.normal(0, 0.012),
+        field_of_view=math.radians(rng.uniform(56, 68)),
+    )
     look = Look(
-        palette=_STREET_PALETTE, road=_colour((0.44, 0.43, 0.42), rng, 0.16, 0.012),
-        sidewalk=_colour((0.52, 0.50, 0.48), rng, 0.16, 0.02), grass=_colour((0.36, 0.38, 0.20), rng, 0.15, 0.03),
-        marking=(0.80, 0.79, 0.75), kerb=(0.58, 0.57, 0.55), physical=True, grain=0.16, stains=0.10, paving=0.28,
-        wear=rng.uniform(0.2, 0.9), facade_texture=0.16, leaf_texture=0.42, window_variety=rng.uniform(0.3, 0.6),
-    )  # fmt: skip
+        palette=_STREET_PALETTE,
+        road=_colour((0.44, 0.43, 0.42), rng, 0.16, 0.012),
+        sidewalk=_colour((0.52, 0.50, 0.48), rng, 0.16, 0.02),
+        grass=_colour((0.36, 0.38, 0.20), rng, 0.15, 0.03),
+        marking=(0.80, 0.79, 0.75),
+        kerb=(0.58, 0.57, 0.55),
+        physical=True,
+        grain=0.14,
+        stains=0.09,
+        paving=0.28,
+        wear=rng.uniform(0.2, 0.9),
+        facade_texture=0.16,
+        leaf_texture=0.42,
+        window_variety=rng.uniform(0.3, 0.6),
+    )
     return Setting(street=street, view=view, look=look, light=_daylight(rng), sensor=_sensor(rng))
 
 
@@ -191,7 +223,7 @@ def _daylight(rng: np.random.Generator) -> Light:
     overhead = sky_blue + cover * (grey - sky_blue)
     strength = (1.9 - 0.5 * low) * (1 - 0.88 * cover)
     sky = overhead * (0.85 - 0.25 * low)
-    horizon = 0.6 * to_linear((0.93, 0.93, 0.92)) + 0.4 * warm * (1 - 0.5 * cover) + 0.2 * cover
+    horizon = 0.45 * sky + 0.3 * warm * (1 - 0.5 * cover) + 0.2
     return Light(
         sun=sun_direction(rng.uniform(-math.pi, math.pi), elevation),
         sun_colour=tuple(strength * warm),
@@ -200,7 +232,7 @@ def _daylight(rng: np.random.Generator) -> Light:
         horizon=tuple(horizon * (1 - 0.25 * low)),
         haze=tuple(0.8 * horizon * (1 - 0.25 * low)),
         haze_density=rng.uniform(0.002, 0.010),
-        clouds=0.35 + 0.65 * cover,
+        clouds=0.2 + 0.8 * cover,
         cloud_colour=tuple(0.9 * horizon * (1 - 0.2 * low)),
         cloud_seed=rng.random(),
     )
@@ -212,11 +244,12 @@ def _sensor(rng: np.random.Generator) -> Sensor:
         brightness=0.26 * 2 ** rng.uniform(-0.6, 0.35),
         balance=(1 + warmth, 1.0 + rng.normal(0, 0.015), 1 - warmth),
         vignette=rng.uniform(0.15, 0.4),
-        glare=rng.uniform(0.03, 0.12),
+        glare=rng.uniform(0.01, 0.06),
         blur=rng.uniform(0.45, 0.9),
         photon_noise=rng.uniform(0.02, 0.05),
         read_noise=rng.uniform(0.004, 0.012),
-        saturation=rng.uniform(0.75, 0.95),
+        saturation=rng.uniform(0.85, 1.1),
+        contrast=rng.uniform(0.3, 0.7),
         sharpening=rng.uniform(0.0, 0.5),
         jpeg_quality=int(rng.integers(55, 85)),
     )

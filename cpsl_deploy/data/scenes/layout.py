@@ -9,7 +9,7 @@ speed has brought it at the time asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,6 +19,8 @@ Range = tuple[float, float]
 BLOCK = 72.0
 """Metres from one possible cross street to the next."""
 CROSSING_HALF_WIDTH = 4.5
+PARKING_FROM = 4.8
+"""Half width of a road from which there is a row of parked cars along either side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,11 @@ class Street:
         slope = self.bend / self.bend_length * math.cos(z / self.bend_length + self.bend_phase)
         return math.atan(slope)
 
+    def place(self, x: float, z: float, heading: float = 0.0) -> tuple[float, float, float]:
+        """World right and forward, and direction, of a place given in street coordinates."""
+        bend = self.heading(z)
+        return self.centre(z) + x * math.cos(bend), z - x * math.sin(bend), bend + heading
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -142,17 +149,27 @@ class Item:
 
 
 # Salts keep the random numbers of the rows apart; a row's number is part of every object's seed.
-_BLOCKS, _LOTS, _TREES, _LAMPS, _SIGNS, _PARKED, _TRAFFIC, _WALKERS, _RIDERS = range(9)
+_BLOCKS, _LOTS, _TREES, _LAMPS, _SIGNS, _PARKED, _TRAFFIC, _WALKERS, _RIDERS, _CROSSERS = range(10)
 
 
-def _roll(street: Street, salt: int, side: int, k: int, n: int) -> np.ndarray:
-    """``n`` numbers in [0, 1) that belong to object ``k`` of a row."""
-    return np.random.default_rng([street.seed, salt, side + 8, k + 1_000_000]).random(n)
+def _hash(values: np.ndarray) -> np.ndarray:
+    """Scramble uint64 numbers (the finaliser of SplitMix64): neighbours become unrelated."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _rolls(street: Street, salt: int, side: int, numbers: Sequence[int]) -> list[list[float]]:
+    """For each object number of a row its own ten numbers in [0, 1)."""
+    row = ((street.seed << 16) + (salt << 8) + side + 16) & 0xFFFFFFFFFFFF
+    keys = _hash(np.array(numbers, np.int64).astype(np.uint64) + _hash(np.array([row], np.uint64)))
+    values = _hash(keys[:, None] + np.arange(1, 11, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return ((values >> np.uint64(11)) * 2.0**-53).tolist()
 
 
 def has_crossing(street: Street, block: int) -> bool:
     """Whether a cross street meets the road at ``z = block * BLOCK``."""
-    return bool(_roll(street, _BLOCKS, 0, block, 1)[0] < street.crossing_chance)
+    return _rolls(street, _BLOCKS, 0, [block])[0][0] < street.crossing_chance
 
 
 def in_crossing(street: Street, z: float, margin: float = 0.0) -> bool:
@@ -171,18 +188,27 @@ def street_items(street: Street, z_from: float, z_to: float, time: float) -> lis
         items += _signs(street, side, z_from, z_to)
         items += _parked_cars(street, side, z_from, z_to)
         items += _walkers(street, side, z_from, z_to, time)
+        items += _crossers(street, side, z_from, z_to, time)
         items += _traffic(street, side, z_from, z_to, time)
         items += _riders(street, side, z_from, z_to, time)
     return items
 
 
 def _row(
-    spacing: float, speed: float, time: float, z_from: float, z_to: float
-) -> Iterator[tuple[int, float]]:
-    """Number and nominal place of the objects of an evenly spaced, evenly moving row."""
+    street: Street,
+    salt: int,
+    side: int,
+    spacing: float,
+    speed: float,
+    time: float,
+    z_from: float,
+    z_to: float,
+) -> Iterator[tuple[int, float, list[float]]]:
+    """Number, nominal place and random numbers of the objects of an evenly spaced, evenly moving row."""
     moved = speed * time
-    for k in range(math.ceil((z_from - moved) / spacing), math.floor((z_to - moved) / spacing) + 1):
-        yield k, k * spacing + moved
+    numbers = range(math.ceil((z_from - moved) / spacing), math.floor((z_to - moved) / spacing) + 1)
+    for k, rolls in zip(numbers, _rolls(street, salt, side, numbers), strict=True):
+        yield k, k * spacing + moved, rolls
 
 
 def _lots(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Item]:
@@ -191,18 +217,18 @@ def _lots(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Ite
         start += CROSSING_HALF_WIDTH + street.sidewalk_width if has_crossing(street, block) else 0.0
         end -= CROSSING_HALF_WIDTH + street.sidewalk_width if has_crossing(street, block + 1) else 0.0
         count = max(1, round((end - start) / street.lot_width))
-        for k in range(count):
-            rolls = _roll(street, _LOTS, side, block * 64 + k, 9)
+        numbers = range(block * 64, block * 64 + count)
+        for k, rolls in enumerate(_rolls(street, _LOTS, side, numbers)):
             z0 = start + (end - start) * k / count
             z1 = start + (end - start) * (k + 1) / count
             if z1 > z_from and z0 < z_to:
                 yield from _lot(street, side, z0, z1, rolls)
 
 
-def _lot(street: Street, side: int, z0: float, z1: float, rolls: np.ndarray) -> Iterator[Item]:
+def _lot(street: Street, side: int, z0: float, z1: float, rolls: list[float]) -> Iterator[Item]:
     """A house with or without a front fence, or a fenced garden."""
     middle, length = (z0 + z1) / 2, z1 - z0
-    details = tuple(rolls[:4].tolist())
+    details = tuple(rolls[:4])
     if rolls[4] < street.gap_chance:
         yield Item(
             "fence", side * (street.sidewalk_end + 0.3), middle, 0.0, (0.08, 1.1 + 0.9 * rolls[5], length),
@@ -236,52 +262,44 @@ def _lot(street: Street, side: int, z0: float, z1: float, rolls: np.ndarray) -> 
 
 
 def _trees(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Item]:
-    for k, z in _row(street.tree_spacing, 0.0, 0.0, z_from, z_to):
-        rolls = _roll(street, _TREES, side, k, 6)
-        z += float(rolls[4] - 0.5) * 0.5 * street.tree_spacing
+    for _, z, rolls in _row(street, _TREES, side, street.tree_spacing, 0.0, 0.0, z_from, z_to):
+        z += (rolls[4] - 0.5) * 0.5 * street.tree_spacing
         if rolls[5] < 0.8 and not in_crossing(street, z, 2.0):
             x = side * (street.sidewalk_start + (-0.5 * street.verge_width or 0.5))
-            height = 4.8 + 3.6 * float(rolls[0])
-            yield Item(
-                "tree", x, z, 0.0, (0.6 * height, height, 0.6 * height), tuple(rolls[:4].tolist()), far_end=z
-            )
+            height = 4.8 + 3.6 * rolls[0]
+            yield Item("tree", x, z, 0.0, (0.6 * height, height, 0.6 * height), tuple(rolls[:4]), far_end=z)
 
 
 def _lamps(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Item]:
-    for k, z in _row(street.lamp_spacing, 0.0, 0.0, z_from, z_to):
-        rolls = _roll(street, _LAMPS, side, k, 5)
-        z += (0.25 * side + 0.3 * float(rolls[4] - 0.5)) * street.lamp_spacing
+    for _, z, rolls in _row(street, _LAMPS, side, street.lamp_spacing, 0.0, 0.0, z_from, z_to):
+        z += (0.25 * side + 0.3 * (rolls[4] - 0.5)) * street.lamp_spacing
         if not in_crossing(street, z):
             kind = "lamp" if rolls[3] < 0.7 else "post"
             x = side * (street.sidewalk_start + 0.35)
-            yield Item(
-                kind, x, z, 0.0, (0.2, 5.5 + 2 * float(rolls[0]), 0.2), tuple(rolls[:4].tolist()), far_end=z
-            )
+            yield Item(kind, x, z, 0.0, (0.2, 5.5 + 2 * rolls[0], 0.2), tuple(rolls[:4]), far_end=z)
 
 
 def _signs(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Item]:
-    for k, z in _row(street.sign_spacing, 0.0, 0.0, z_from, z_to):
-        rolls = _roll(street, _SIGNS, side, k, 5)
-        z += (0.5 * side + 0.5 * float(rolls[4] - 0.5)) * street.sign_spacing
+    for _, z, rolls in _row(street, _SIGNS, side, street.sign_spacing, 0.0, 0.0, z_from, z_to):
+        z += (0.5 * side + 0.5 * (rolls[4] - 0.5)) * street.sign_spacing
         x = side * (street.sidewalk_start + 0.45)
-        yield Item(
-            "sign", x, z, 0.0, (0.9, 2.3 + 0.5 * float(rolls[0]), 0.1), tuple(rolls[:4].tolist()), far_end=z
-        )
+        yield Item("sign", x, z, 0.0, (0.9, 2.3 + 0.5 * rolls[0], 0.1), tuple(rolls[:4]), far_end=z)
 
 
-def _car(street: Street, x: float, z: float, heading: float, rolls: np.ndarray) -> Item:
-    length = 3.9 + 0.9 * float(rolls[1])
+def _car(street: Street, x: float, z: float, heading: float, rolls: list[float]) -> Item:
+    length = 3.9 + 0.9 * rolls[1]
     return Item(
-        "car", x, z, heading, (1.75 + 0.15 * float(rolls[1]), 1.42 + 0.3 * float(rolls[2]) ** 2, length),
-        tuple(rolls[:4].tolist()), far_end=z + 0.3 * length,
+        "car", x, z, heading, (1.75 + 0.15 * rolls[1], 1.42 + 0.3 * rolls[2] ** 2, length),
+        tuple(rolls[:4]), far_end=z + 0.3 * length,
     )  # fmt: skip
 
 
 def _parked_cars(street: Street, side: int, z_from: float, z_to: float) -> Iterator[Item]:
-    if street.road_half_width < 4.2:
+    if street.road_half_width < PARKING_FROM:
         return
-    for k, z in _row(max(6.0, street.parked_spacing / 2), 0.0, 0.0, z_from, z_to):
-        rolls = _roll(street, _PARKED, side, k, 5)
+    for _, z, rolls in _row(
+        street, _PARKED, side, max(6.0, street.parked_spacing / 2), 0.0, 0.0, z_from, z_to
+    ):
         if rolls[4] < 0.5 and not in_crossing(street, z, 4.0):
             x = side * (street.road_half_width - 1.05)
             yield _car(street, x, z, 0.0 if side > 0 else math.pi, rolls)
@@ -289,50 +307,76 @@ def _parked_cars(street: Street, side: int, z_from: float, z_to: float) -> Itera
 
 def lane_centre(street: Street) -> float:
     """Sideways position of the driving lanes, beside the parked cars where there is room for them."""
-    parking = 2.0 if street.road_half_width >= 4.2 else 0.0
+    parking = 2.0 if street.road_half_width >= PARKING_FROM else 0.0
     return (street.road_half_width - parking) / 2
 
 
 def _traffic(street: Street, side: int, z_from: float, z_to: float, time: float) -> Iterator[Item]:
     """Cars of both lanes. The camera is number 0 of the right lane, so the one ahead never comes too near."""
     spacing = street.traffic_spacing
-    for k, z in _row(spacing, side * street.ego_speed, time, z_from - street.start, z_to - street.start):
-        rolls = _roll(street, _TRAFFIC, side, k, 6)
+    for k, z, rolls in _row(
+        street,
+        _TRAFFIC,
+        side,
+        spacing,
+        side * street.ego_speed,
+        time,
+        z_from - street.start,
+        z_to - street.start,
+    ):
         if (side > 0 and k == 0) or rolls[5] > 0.75:
             continue
-        z += street.start + float(rolls[4] - 0.5) * 0.5 * spacing
-        x = side * lane_centre(street) + 0.3 * float(rolls[3] - 0.5)
+        z += street.start + (rolls[4] - 0.5) * 0.5 * spacing
+        x = side * lane_centre(street) + 0.3 * (rolls[3] - 0.5)
         yield _car(street, x, z, 0.0 if side > 0 else math.pi, rolls)
 
 
 def _walkers(street: Street, side: int, z_from: float, z_to: float, time: float) -> Iterator[Item]:
-    """People on the sidewalk, half of them coming, half going; some stand at the kerb or cross the road."""
+    """People on the sidewalk, half of them coming, half going."""
     for direction in (-1, 1):
         row = side * 4 + direction
-        for k, z in _row(2 * street.walker_spacing, 1.3 * direction, time, z_from, z_to):
-            rolls = _roll(street, _WALKERS, row, k, 7)
-            z += float(rolls[4] - 0.5) * 1.6 * street.walker_spacing
-            height = 1.6 + 0.28 * float(rolls[0])
-            x = side * (street.sidewalk_start + 0.5 + float(rolls[5]) * (street.sidewalk_width - 0.9))
-            heading = 0.0 if direction > 0 else math.pi
-            if rolls[6] < 0.12:
-                x, heading = side * street.road_half_width * float(rolls[5]), side * math.pi / 2
-            phase = 2 * math.pi * (float(rolls[3]) + 0.9 * time)
-            yield Item(
-                "person", x, z, heading, (0.5, height, 0.4), tuple(rolls[:4].tolist()), phase=phase, far_end=z
-            )
+        spacing, speed = 2 * street.walker_spacing, 1.3 * direction
+        for _, z, rolls in _row(street, _WALKERS, row, spacing, speed, time, z_from, z_to):
+            z += (rolls[4] - 0.5) * 0.8 * spacing
+            x = side * (street.sidewalk_start + 0.5 + rolls[5] * (street.sidewalk_width - 0.9))
+            yield _person(x, z, 0.0 if direction > 0 else math.pi, rolls, time)
+
+
+def _crossers(street: Street, side: int, z_from: float, z_to: float, time: float) -> Iterator[Item]:
+    """People going from one sidewalk to the other and back."""
+    reach = street.sidewalk_start + 1.0
+    for _, z, rolls in _row(street, _CROSSERS, side, 7 * street.walker_spacing, 0.0, 0.0, z_from, z_to):
+        z += (rolls[4] - 0.5) * 5 * street.walker_spacing
+        walked = (rolls[5] + 1.3 * time / (4 * reach)) % 1.0
+        to_the_right = walked < 0.5
+        x = reach * (4 * walked - 1) if to_the_right else reach * (3 - 4 * walked)
+        yield _person(x, z, math.pi / 2 if to_the_right else -math.pi / 2, rolls, time)
+
+
+def _person(x: float, z: float, heading: float, rolls: list[float], time: float) -> Item:
+    phase = 2 * math.pi * (rolls[3] + 0.9 * time)
+    size = (0.5, 1.6 + 0.28 * rolls[0], 0.4)
+    return Item("person", x, z, heading, size, tuple(rolls[:4]), phase=phase, far_end=z)
 
 
 def _riders(street: Street, side: int, z_from: float, z_to: float, time: float) -> Iterator[Item]:
     """Cyclists between the driving lane and the kerb."""
-    offset = street.road_half_width - (2.3 if street.road_half_width >= 4.2 else 0.7)
-    for k, z in _row(street.rider_spacing, side * 4.5, time, z_from - street.start, z_to - street.start):
-        rolls = _roll(street, _RIDERS, side, k, 6)
+    offset = street.road_half_width - (2.3 if street.road_half_width >= PARKING_FROM else 0.4)
+    for k, z, rolls in _row(
+        street,
+        _RIDERS,
+        side,
+        street.rider_spacing,
+        side * 4.5,
+        time,
+        z_from - street.start,
+        z_to - street.start,
+    ):
         if (side > 0 and k == 0) or rolls[5] > 0.85:
             continue
-        z += street.start + float(rolls[4] - 0.5) * 0.8 * street.rider_spacing
-        heading = (0.0 if side > 0 else math.pi) + 0.2 * float(rolls[3] - 0.5)
+        z += street.start + (rolls[4] - 0.5) * 0.8 * street.rider_spacing
+        heading = (0.0 if side > 0 else math.pi) + 0.2 * (rolls[3] - 0.5)
         yield Item(
-            "rider", side * offset, z, heading, (0.6, 1.75 + 0.1 * float(rolls[0]), 1.75),
-            tuple(rolls[:4].tolist()), phase=2 * math.pi * 1.1 * time, far_end=z,
+            "rider", side * offset, z, heading, (0.6, 1.75 + 0.1 * rolls[0], 1.75),
+            tuple(rolls[:4]), phase=2 * math.pi * 1.1 * time, far_end=z,
         )  # fmt: skip

@@ -14,9 +14,10 @@ from ...errors import InputError, UnavailableError
 from ...files import atomic_path
 from .appearance import shade
 from .domains import DOMAINS, sample_setting
-from .geometry import Camera, Faces, Paint, paint_faces
+from .geometry import NEAR, Camera, Faces, Paint, paint_faces
 from .layout import Item, street_items
-from .objects import SKY, TERRAIN, Material, build, shadow
+from .materials import SKY, TERRAIN, Material
+from .objects import build, shadow
 
 DEMO_SIZE = (128, 256)
 """(height, width) of the demo's pictures."""
@@ -30,7 +31,7 @@ _SHADOW_DISTANCE = 60.0
 class Scene:
     """A street of one domain, the same for the same seed on every machine.
 
-    ``seed``: any whole number from 0. ``domain``: "rendered" or "camera". ``size``: (height, width) in pixels.
+    ``seed``: any whole number from 0. ``domain``: "rendered" or "camera". ``size``: (height, width), pixels.
     Raises InputError for another domain, a negative seed or a size under 32 pixels.
     """
 
@@ -70,9 +71,9 @@ class Scene:
         items = self._items(camera, time)
         faces = Faces(camera)
         for item in items:
-            build(faces, item, setting.street, setting.look.palette)
-        near = [item for item in items if item.z - camera.position[2] < _SHADOW_DISTANCE]
-        shadows = [shadow(item, setting.street, camera, setting.light.sun) for item in near]
+            if self._in_view(item, camera):
+                build(faces, item, setting.street, setting.look.palette)
+        shadows = self._shadows(items, camera)
         sky = Paint(SKY, Material.SKY, (0.0, 0.0, 0.0))
         ground = Paint(TERRAIN, Material.GROUND, (0.0, 0.0, 0.0))
         buffer = paint_faces(faces, shadows, sky, ground)
@@ -91,6 +92,27 @@ class Scene:
         items = street_items(self.setting.street, z - 25, z + _FARTHEST, time)
         seen = [item for item in items if item.z - z < _DRAW_DISTANCE.get(item.kind, _FARTHEST)]
         return sorted(seen, key=lambda item: (-item.far_end, -abs(item.x)))
+
+    def _in_view(self, item: Item, camera: Camera) -> bool:
+        """Whether a ball around the item reaches into the pyramid that the camera sees."""
+        x, z, _ = self.setting.street.place(item.x, item.z)
+        x, z = x - camera.position[0], z - camera.position[2]
+        c, s = math.cos(camera.yaw), math.sin(camera.yaw)
+        x, z = x * c - z * s, x * s + z * c
+        radius = 0.5 * math.hypot(item.size[0], item.size[2]) + 0.3 * item.size[1] + 2.0
+        slope = 0.5 * camera.size[1] / camera.focal
+        return z + radius > NEAR and abs(x) < slope * z + radius * math.sqrt(1 + slope * slope)
+
+    def _shadows(self, items: list[Item], camera: Camera) -> list[np.ndarray]:
+        """Outlines of the shadows near the camera, in its coordinates."""
+        setting = self.setting
+        near = [item for item in items if item.z - camera.position[2] < _SHADOW_DISTANCE]
+        outlines = [shadow(item, setting.street, setting.light.sun) for item in near]
+        if not outlines:
+            return []
+        flat = np.concatenate(outlines)
+        points = camera.from_world(np.stack([flat[:, 0], np.zeros(len(flat)), flat[:, 1]], 1))
+        return np.split(points, np.cumsum([len(outline) for outline in outlines])[:-1])
 
 
 def render_scene(

@@ -30,6 +30,8 @@ class Sensor:
     """Standard deviation of a full-scale pixel, in shares of full scale."""
     read_noise: float
     saturation: float
+    contrast: float
+    """Share of an S-shaped curve over the straight one."""
     sharpening: float
     jpeg_quality: int
 
@@ -51,6 +53,7 @@ class Sensor:
         picture = np.maximum(grey[..., None] + self.saturation * (picture - grey[..., None]), 0)
         picture = (1 - np.exp(-1.6 * picture)) / (1 - np.exp(np.float32(-1.6 * 1.25)))
         picture = np.minimum(picture, 1) ** np.float32(1 / 2.2)
+        picture += self.contrast * (picture * picture * (3 - 2 * picture) - picture)
         if self.sharpening > 0:
             picture += self.sharpening * (picture - cv2.GaussianBlur(picture, (0, 0), 1.0 * scale))
         stored = np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
