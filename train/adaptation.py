@@ -111,6 +111,7 @@ class Adaptation:
         self.domains, self.recipe = domains, recipe
         self.processes: Processes = procs.join(device)
         self.watcher = watcher or SilentWatcher()
+        self._check_compute()
         self.folder = RunFolder(folder)
         if self.processes.is_first:
             self.folder.begin(recipe, resume=resume)
@@ -143,7 +144,9 @@ class Adaptation:
         self.train(stage, self.batches(stage, restyle=False))
 
     def run_warm_up(self) -> None:
-        stage = WarmUp(self.recipe.warm_up, self.after("source_only"), target_statistics=self.recipe.target_statistics)
+        network = self.after("source_only")
+        torch.manual_seed(self.recipe.seed)  # the discriminator starts at random
+        stage = WarmUp(self.recipe.warm_up, network, target_statistics=self.recipe.target_statistics)
         self.train(stage, self.batches(stage))
 
     def run_self_labelling(self) -> None:
@@ -218,6 +221,7 @@ class Adaptation:
                 prior_smoothing=prior_smoothing,
                 fallback=source_prototypes(network, self.source, self.device),
                 progress=report,
+                processes=self.processes,
             )
 
     def batches(
@@ -272,6 +276,15 @@ class Adaptation:
             self._pixels[id(labelled)] = class_shares(labelled, len(self.domains.classes))
         return self._pixels[id(labelled)]
 
+    def _check_compute(self) -> None:
+        """Raises RecipeError for what this machine and these processes cannot do, before anything is written."""
+        if self.recipe.compute.precision == "fp16" and self.processes.device.type != "cuda":
+            raise recipes.RecipeError(
+                "compute.precision fp16 is for GPUs, and this run is on the CPU. Use bf16 or fp32 (--precision)."
+            )
+        for stage in STAGES:
+            self._share(getattr(self.recipe, stage).batch)
+
     def _share(self, batch: int) -> int:
         """Crops of each domain per process and accumulation step."""
         parts = self.processes.world * self.recipe.compute.accumulate
@@ -295,8 +308,9 @@ class Adaptation:
         )
         train(stage, batches, around)
         seconds = time.perf_counter() - began
+        score = self.score(stage.result())
+        procs.require_agreement(stage.result(), self.processes, stage.name)
         if self.processes.is_first:
-            score = self.score(stage.result())
             save_model(self.folder.stage_model(stage.name), stage.result(), self.spec(stage))
             entry: dict[str, Any] = {"iterations": stage.settings.iterations, "seconds": round(seconds, 1)}
             if score is not None:
@@ -307,8 +321,8 @@ class Adaptation:
         procs.barrier(self.processes)
 
     def _score_on_the_way(self, stage: TrainingStage, iteration: int) -> None:
-        if self.processes.is_first and self.domains.validation is not None:
-            score = self.score(stage.result(), most=CURVE_IMAGES)
+        score = self.score(stage.result(), most=CURVE_IMAGES)
+        if self.processes.is_first and score is not None:
             self.folder.log_metrics({"stage": stage.name, "iteration": iteration, **score.to_json()})
 
     def score(self, network: Segmenter, most: int | None = None) -> Score | None:
@@ -316,7 +330,14 @@ class Adaptation:
         if self.domains.validation is None:
             return None
         with autocast(self.device, self.recipe.compute.precision):
-            return evaluate(network, self.domains.validation, self.recipe.data.target_size, self.device, most=most)
+            return evaluate(
+                network,
+                self.domains.validation,
+                self.recipe.data.target_size,
+                self.device,
+                most=most,
+                processes=self.processes,
+            )
 
     def spec(self, stage: TrainingStage) -> ModelSpec:
         """What must be known of a stage's network to use it."""

@@ -11,6 +11,7 @@ from cpsl_deploy.data import Dataset
 from cpsl_deploy.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 
 from .models import Segmenter
+from .processes import Processes, summed
 from .samples import WorkingImages
 from .stage import predict, upsampled
 from .target_statistics import Progress
@@ -52,15 +53,18 @@ def evaluate(
     *,
     most: int | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> Score:
     """Score a network (put in eval mode) on a labelled set, at the labels' own size.
 
-    ``most``: use at most so many images, evenly spaced.
+    ``most``: use at most so many images, evenly spaced. ``processes`` share out the images and get the same score.
     """
     was_training = network.training
     network.eval()
     images = WorkingImages(dataset, size)
     indices = np.arange(len(dataset)) if most is None else np.unique(np.linspace(0, len(dataset) - 1, most).astype(int))
+    if processes is not None:
+        indices = indices[processes.rank :: processes.world]
     confusion = np.zeros((network.num_classes,) * 2, np.int64)
     for done, index in enumerate(indices.tolist(), start=1):
         truth = dataset.label(index)
@@ -69,4 +73,6 @@ def evaluate(
         if progress is not None:
             progress(done, len(indices))
     network.train(was_training)
+    if processes is not None:
+        confusion = summed(torch.from_numpy(confusion).to(device)).cpu().numpy()
     return Score(confusion)

@@ -22,7 +22,7 @@ from cpsl_deploy.files import atomic_path
 
 from . import recipe
 from .precision import autocast, keep_depthwise_in_fp32
-from .processes import Processes, mean_over_processes
+from .processes import Processes, any_process, average_statistics, mean_over_processes
 from .samples import Batch
 from .stage import TrainingStage, learning_rate_factor
 
@@ -98,7 +98,7 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
             done = iteration + 1
             if done % compute.log_every == 0 or done == total:
                 loop.report(done)
-            if interrupted.is_set():
+            if any_process(interrupted.is_set(), around.processes):
                 loop.save(done)
                 raise KeyboardInterrupt(f"{stage.name} stopped at iteration {done}; --resume continues from there.")
             if done < total and done % compute.checkpoint_every == 0:
@@ -178,6 +178,8 @@ class _Loop:
             self.scaler.step(optimiser)
             optimiser.zero_grad(set_to_none=True)
         self.scaler.update()
+        if self.processes.device.type == "cpu":
+            average_statistics(self.stage.network, self.processes)
         self.stage.after_step()
 
     def _backward(self, micro: int, batch: Batch) -> None:

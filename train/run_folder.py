@@ -1,6 +1,7 @@
 """The run folder: what an adaptation leaves behind, and what a resumed one finds.
 
-    recipe.toml          the resolved recipe          metrics.jsonl   losses and scores, a line each
+    recipe.toml          the resolved recipe          domains.json    the datasets and classes
+                                                      metrics.jsonl   losses and scores, a line each
     results.json         scores of every stage        report.md       the comparison, with its pictures
     <stage>.safetensors  the network after a stage    model.safetensors  the one to deploy
     checkpoint.pt        the stage under way          soft_labels/    while a stage needs them
@@ -25,6 +26,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.recipe_file = self.path / "recipe.toml"
+        self.domains_file = self.path / "domains.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.checkpoint = self.path / "checkpoint.pt"
@@ -35,17 +37,26 @@ class RunFolder:
     def stage_model(self, stage: str) -> Path:
         return self.path / f"{stage}.safetensors"
 
+    def require_usable(self, *, resume: bool) -> None:
+        """Raises OutputError for a folder with something in it, or without a run in it if one is to be resumed."""
+        if resume and not self.recipe_file.is_file():
+            raise OutputError(
+                f"--resume continues a run, and {self.path} holds none (no recipe.toml). Leave --resume out to start one."
+            )
+        if not resume and self.path.is_dir() and any(self.path.iterdir()):
+            remedy = "Continue the run in it with --resume, or choose" if self.recipe_file.is_file() else "Choose"
+            raise OutputError(f"the output folder {self.path} is not empty. {remedy} another one with --output.")
+
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder, or check that the run in it is the one to resume.
 
         Raises OutputError for a folder with something else in it, RecipeError if its recipe differs.
         """
+        self.require_usable(resume=resume)
         if not resume:
             new_output_folder(self.path)
             write_text(self.recipe_file, to_toml(recipe))
             return
-        if not self.recipe_file.is_file():
-            raise OutputError(f"--resume continues a run, and {self.path} holds none (no recipe.toml). Leave --resume out to start one.")
         begun = load_recipe(self.recipe_file)
         if begun != recipe:
             raise RecipeError(
@@ -59,7 +70,7 @@ class RunFolder:
         try:
             return json.loads(self.results_file.read_text())
         except ValueError as error:
-            raise OutputError(f"{self.results_file} is damaged ({error}). Delete it; --resume scores the stages again.") from error
+            raise OutputError(f"{self.results_file} is damaged ({error}). Delete it; --resume trains the stages again.") from error
 
     def add_results(self, **entries: Any) -> None:
         write_json(self.results_file, self.results() | entries)

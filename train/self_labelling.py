@@ -19,6 +19,7 @@ from .memory_bank import MemoryBank
 from .mixing import paste_mask
 from .models import Segmenter, SegmenterOutput
 from .pixel_contrast import pixel_contrast
+from .processes import gathered, own_part, summed
 from .prototypes import cosine_scores
 from .pseudo_label import rectified_pseudo_label
 from .samples import Batch, SourceBatch, TargetBatch
@@ -123,11 +124,16 @@ class SelfLabelling(TrainingStage):
         rectified, assignment = maps.chunk(2, dim=1)
         full = F.interpolate(rectified, size=crop, mode="bilinear", align_corners=False)
         labels, confidence = rectified_pseudo_label(full, torch.ones_like(full), target.valid, self.settings.threshold)
-        counted = torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior)
-        if self.settings.prior_momentum and counted.sum() > 0:
-            self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
+        if self.settings.prior_momentum:
+            self.follow(labels)
         self._diagnostics["confidence"] = float(confidence.mean())
         return labels, assignment
+
+    def follow(self, labels: Tensor) -> None:
+        """Move the prior towards the class shares of a batch of pseudo labels (N, H, W), of all processes."""
+        counted = summed(torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior))
+        if counted.sum() > 0:
+            self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
 
     def mix(
         self, source: SourceBatch, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -160,10 +166,11 @@ class SelfLabelling(TrainingStage):
         if s.contrast_weight and len(self.bank):
             bank, _, bank_labels = self.bank.rows()
             losses["contrast"] = s.contrast_weight * pixel_contrast(features, labels, bank, bank_labels)
-        self.bank.push(features, scores, labels)
+        everywhere = [gathered(rows) for rows in (features, scores, labels)]
+        self.bank.push(*everywhere)
 
         bank, bank_scores, _ = self.bank.rows()
-        rows = self.bank.newest(len(labels))
+        rows = own_part(self.bank.newest(len(everywhere[2])))
         online = features
         if s.student_features:
             online = _gather(predict(self.network, target.weak).features, drawn)

@@ -16,6 +16,7 @@ from cpsl_deploy.files import atomic_path
 
 from .class_prior import ClassPrior
 from .models import Segmenter
+from .processes import Processes, summed
 from .prototypes import PrototypeEstimator
 from .pseudo_label import mirrored_average
 from .samples import TargetBatch, WorkingImages
@@ -73,16 +74,18 @@ def summarise_target(
     prior_smoothing: float = 0.0,
     fallback: Tensor | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> TargetSummary:
     """Write every target image's soft labels; estimate prototypes and prior on the way, in one pass.
 
     ``mirrored`` averages the probabilities over the image and its mirror image (distillation). ``fallback``:
-    prototypes (C, D) for classes that are never predicted.
+    prototypes (C, D) for classes that are never predicted. ``processes`` share out the images and get the same summary.
     """
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
     prior = ClassPrior(network.num_classes, prior_smoothing)
-    for index in range(len(images)):
+    indices = processes.share(len(images)) if processes is not None else range(len(images))
+    for done, index in enumerate(indices, start=1):
         image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
         output = predict(network, image)
         probabilities = output.logits.softmax(dim=1)
@@ -92,8 +95,18 @@ def summarise_target(
         estimator.update(output.features, output.logits)
         prior.update(output.logits.argmax(dim=1).cpu())
         if progress is not None:
-            progress(index + 1, len(images))
+            progress(round(done / len(indices) * len(images)), len(images))
+    if processes is not None and processes.world > 1:
+        _merge(estimator, prior, device)
     return TargetSummary(estimator.prototypes(fallback), prior.shares())
+
+
+def _merge(estimator: PrototypeEstimator, prior: ClassPrior, device: torch.device) -> None:
+    """What all processes saw together: running means weighted by their counts, and all pixels."""
+    sums = summed(estimator.mean * estimator.counts[:, None])
+    estimator.counts = summed(estimator.counts)
+    estimator.mean = sums / estimator.counts.clamp(min=1)[:, None]
+    prior.pixels = summed(prior.pixels.to(device)).cpu()
 
 
 @torch.no_grad()
