@@ -17,7 +17,8 @@ def pixel_contrast(
     -log(exp(s) / (exp(s) + sum over the negatives of exp)), s = cosine / temperature; its mean over a pixel's
     positives, then over the pixels that have one.
     """
-    similarity = features @ bank.T / temperature
+    with torch.autocast(features.device.type, enabled=False):
+        similarity = features.float() @ bank.float().T / temperature
     positive = labels[:, None] == bank_labels[None, :]
     negatives = similarity.masked_fill(positive, -torch.inf).logsumexp(dim=1, keepdim=True)
     loss = (torch.logaddexp(similarity, negatives) - similarity) * positive

@@ -142,7 +142,8 @@ class TargetBatch:
     valid: Tensor
     """(N, H, W) bool: pixels of the strong view that lie inside the image and the weak view."""
     weak_to_image: Tensor
-    """(N, 3, 3) float64: from pixels of the weak view to pixels of the image at working size."""
+    """(N, 3, 3) float64, also on the device, so that autocast never rounds a product of maps: from pixels of the weak
+    view to pixels of the image at working size."""
     strong_to_weak: Tensor
     """(N, 3, 3) float64."""
     indices: Tensor
@@ -151,9 +152,8 @@ class TargetBatch:
     """Working size of each image."""
 
     def to(self, device: torch.device) -> TargetBatch:
-        moved = (t.to(device, non_blocking=True) for t in (self.weak, self.strong, self.valid))
-        matrices = (self.weak_to_image.float().to(device), self.strong_to_weak.float().to(device))
-        return TargetBatch(*moved, *matrices, self.indices, self.sizes)
+        tensors = (self.weak, self.strong, self.valid, self.weak_to_image, self.strong_to_weak)
+        return TargetBatch(*(t.to(device, non_blocking=True) for t in tensors), self.indices, self.sizes)
 
 
 @dataclass(frozen=True)

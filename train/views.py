@@ -130,7 +130,8 @@ def warp_maps(maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size 
 
     maps: (N, C, h, w) of what is ``full`` pixels large. matrices: (N, 3, 3) of views of size ``view`` to ``full``, in
     pixels of full resolution. ``out``: size of the result; without it the maps' own stride is kept. Bilinear.
-    Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image.
+    Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image. Coordinates are computed in float64,
+    which autocast leaves alone: in bfloat16 they would be off by pixels.
     """
     if out is None:
         out = tuple(max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))
@@ -140,9 +141,9 @@ def warp_maps(maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size 
         indexing="ij",
     )
     points = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).reshape(-1, 3)
-    there = points @ matrices.to(points).transpose(1, 2)
+    there = points.double() @ matrices.double().transpose(1, 2)
     half_pixels = torch.tensor([full[1] / 2, full[0] / 2], device=maps.device)
-    grid = ((there[..., :2] + 0.5) / half_pixels - 1).reshape(len(maps), *out, 2)
+    grid = ((there[..., :2] + 0.5) / half_pixels - 1).reshape(len(maps), *out, 2).float()
     valid = (grid.abs() <= 1).all(dim=-1)
     warped = F.grid_sample(maps.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return warped, valid
