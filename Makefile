@@ -2,7 +2,8 @@
 #
 #   make demo                  adapts, exports, runs and measures on generated streets (ARGS="--seed 1 ...")
 #   make test                  all tests (ARGS="-k export -x" and the like)
-#   make lint                  ruff and mypy
+#   make lint                  style and formatting (ruff)
+#   make types                 types (mypy)
 #   make PYTHON=python3.12 …   another Python for .venv
 #   make PIP_ARGS="…" …        more for pip, for example an index with CPU-only builds of torch, which are
 #                              far smaller: --extra-index-url https://download.pytorch.org/whl/cpu
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: demo test lint setup
+.PHONY: demo test lint types setup
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -29,6 +30,8 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy -p cpsl_deploy
 
 setup: $(STAMP)

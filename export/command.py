@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ def main(
         from .exporter import export
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "exporting a model") from error
+    if trt:  # TensorRT works for minutes: say on what
+        logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
     click.echo(f"exporting {run} and comparing the file with the model ...")
     result = export(
         run,

@@ -30,6 +30,9 @@ class DeployGraph(nn.Module):
     enter the network through exactly one convolution, because its weights then cannot carry the colour order.
     """
 
+    scale: Tensor
+    bias: Tensor
+
     def __init__(self, model: Segmenter, spec: ModelSpec) -> None:
         super().__init__()
         if model.num_classes != len(spec.class_names):

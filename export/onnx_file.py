@@ -119,6 +119,7 @@ def _trace(graph: DeployGraph, size: tuple[int, int] | None) -> onnx.ModelProto:
         hint = "" if size else " with free sizes; try a fixed one (--size HxW)"
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelFileError(f"{type(graph.network).__name__} cannot be exported{hint}: {reason}") from error
+    assert program is not None  # it is for the legacy exporter alone
     return program.model_proto
 
 

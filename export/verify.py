@@ -130,7 +130,7 @@ def torch_labels(model: Segmenter, spec: ModelSpec, frame: np.ndarray) -> np.nda
     """What the torch model says about one frame, uint8 (H, W, 3) BGR -> uint8 (H, W)."""
     height, width = frame.shape[:2]
     rgb = np.ascontiguousarray(frame[..., ::-1], np.float32) / 255
-    image = (rgb - np.float32(spec.mean)) / np.float32(spec.std)
+    image = (rgb - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(model.parameters()).device)
     logits = functional.interpolate(
         model.eval()(tensor).logits, size=(height, width), mode="bilinear", align_corners=spec.align_corners

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -66,8 +67,8 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, with_pip=False, symlinks=True)
-    place = {"base": str(folder), "platbase": str(folder)}
-    scripts, packages = (Path(sysconfig.get_path(name, "venv", place)) for name in ("scripts", "purelib"))
+    scheme, place = "nt" if os.name == "nt" else "posix_prefix", {"base": str(folder)}
+    scripts, packages = (Path(sysconfig.get_path(name, scheme, place)) for name in ("scripts", "purelib"))
     pip("install", "--no-deps", "--no-index", wheel, python=scripts / "python")
     others = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (packages / "others.pth").write_text("\n".join(others))
