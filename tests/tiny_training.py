@@ -1,4 +1,4 @@
-"""What the tests of training share: a network of two layers, datasets of a few made-up images, batches of them."""
+"""What tests of training share: a network of two layers, datasets of a few made-up images, batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of the views: what is at a point of the image is where the composed map says, in every kind of map."""
+"""Geometry of views: what is at a point of the image is where the composed map says, in every kind of map."""
 
 # ruff: noqa: E402
 import numpy as np
@@ -46,7 +46,7 @@ def random_map(seed: int) -> np.ndarray:
 
 
 def tracked_points() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Random maps, points of the image, and where the map's inverse puts these in the view, well inside both."""
+    """Random maps, points of the image and where the inverse puts these in the view, well inside both."""
     found = []
     for seed in range(60):
         matrix = random_map(seed)

@@ -1,0 +1,42 @@
+"""The class prior: shares of the labels that count."""
+
+# ruff: noqa: E402
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.train.class_prior import ClassPrior
+
+
+def test_shares_are_counted_over_all_updates_without_ignored_pixels():
+    prior = ClassPrior(3)
+    prior.update(torch.tensor([[0, 0, 1], [IGNORE, IGNORE, 1]]))
+    prior.update(torch.tensor([0, -1, 3]))  # values that are no class do not count
+    assert prior.shares().tolist() == pytest.approx([3 / 5, 2 / 5, 0])
+
+
+def test_it_is_uniform_before_any_label():
+    assert ClassPrior(4).shares().tolist() == [0.25] * 4
+
+
+def test_smoothing_lets_no_class_be_forbidden():
+    prior = ClassPrior(4, smoothing=0.2)
+    prior.update(torch.tensor([0, 0, 0, 1]))
+    shares = prior.shares()
+    assert shares.tolist() == pytest.approx([0.65, 0.25, 0.05, 0.05])
+    assert float(shares.sum()) == pytest.approx(1)
+
+
+def test_counts_of_a_whole_data_set_are_exact():
+    prior = ClassPrior(2)
+    prior.pixels[0] = 2**24  # where float32 stops counting
+    prior.update(torch.tensor([0]))
+    assert float(prior.pixels[0]) == 2**24 + 1
+
+
+def test_counts_are_part_of_the_state():
+    prior, copy = ClassPrior(3), ClassPrior(3)
+    prior.update(torch.tensor([2, 2, 0]))
+    copy.load_state_dict(prior.state_dict())
+    assert torch.equal(copy.shares(), prior.shares())
