@@ -33,7 +33,7 @@ __all__ = ["DEMO_CLASSES", "DEMO_SIZE", "DemoSettings", "generate_demo", "open_d
 
 Progress = Callable[[int, int], None]
 
-_GENERATOR_VERSION = 2
+_GENERATOR_VERSION = 3
 """Raised whenever the same settings give other pictures, so that an old cache is not used for them."""
 _MARKER = "demo.json"
 _FILES = {"source": "rendered", "target": "camera"}

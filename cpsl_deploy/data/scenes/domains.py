@@ -22,7 +22,7 @@ DOMAINS = ("rendered", "camera")
 RENDERED_LAYOUT = Layout(
     road_half_width=(3.6, 5.6),
     sidewalk_width=(2.2, 3.4),
-    verge_width=(-1.0, 1.4),
+    verge_width=(-1.0, 1.8),
     setback=(0.0, 4.0),
     storeys=(1.6, 4.0),
     lot_width=(9.0, 15.0),
@@ -35,14 +35,14 @@ RENDERED_LAYOUT = Layout(
     sign_spacing=(18.0, 28.0),
     parked_spacing=(16.0, 28.0),
     traffic_spacing=(18.0, 30.0),
-    walker_spacing=(11.0, 18.0),
-    rider_spacing=(24.0, 36.0),
+    walker_spacing=(8.0, 14.0),
+    rider_spacing=(20.0, 30.0),
     bend=(0.0, 3.0),
 )
 CAMERA_LAYOUT = Layout(
     road_half_width=(3.2, 6.4),
     sidewalk_width=(1.6, 3.0),
-    verge_width=(-1.0, 1.0),
+    verge_width=(-1.0, 1.6),
     setback=(0.0, 3.0),
     storeys=(2.0, 5.0),
     lot_width=(8.0, 18.0),
@@ -55,8 +55,8 @@ CAMERA_LAYOUT = Layout(
     sign_spacing=(20.0, 32.0),
     parked_spacing=(15.0, 26.0),
     traffic_spacing=(17.0, 28.0),
-    walker_spacing=(11.0, 18.0),
-    rider_spacing=(22.0, 34.0),
+    walker_spacing=(8.0, 14.0),
+    rider_spacing=(20.0, 30.0),
     bend=(0.0, 5.0),
 )
 
@@ -150,7 +150,7 @@ def _rendered(rng: np.random.Generator) -> Setting:
         yaw=rng.normal(0, 0.03),
         pitch=rng.uniform(0.01, 0.05),
         roll=0.0,
-        field_of_view=math.radians(rng.uniform(64, 72)),
+        field_of_view=math.radians(rng.uniform(58, 66)),
     )
     look = Look(
         palette=_GAME_PALETTE,
@@ -192,12 +192,12 @@ def _camera(rng: np.random.Generator) -> Setting:
         yaw=rng.normal(0, 0.07),
         pitch=rng.uniform(-0.02, 0.05),
         roll=rng.normal(0, 0.012),
-        field_of_view=math.radians(rng.uniform(56, 68)),
+        field_of_view=math.radians(rng.uniform(52, 64)),
     )
     look = Look(
         palette=_STREET_PALETTE,
-        road=_colour((0.44, 0.43, 0.42), rng, 0.16, 0.012),
-        sidewalk=_colour((0.52, 0.50, 0.48), rng, 0.16, 0.02),
+        road=_colour((0.41, 0.40, 0.39), rng, 0.16, 0.012),
+        sidewalk=_colour((0.56, 0.54, 0.51), rng, 0.16, 0.02),
         grass=_colour((0.36, 0.38, 0.20), rng, 0.15, 0.03),
         marking=(0.80, 0.79, 0.75),
         kerb=(0.58, 0.57, 0.55),
@@ -231,7 +231,7 @@ def _daylight(rng: np.random.Generator) -> Light:
         zenith=tuple(sky * (0.55 + 0.35 * cover)),
         horizon=tuple(horizon * (1 - 0.25 * low)),
         haze=tuple(0.8 * horizon * (1 - 0.25 * low)),
-        haze_density=rng.uniform(0.002, 0.010),
+        haze_density=rng.uniform(0.0015, 0.007),
         clouds=0.2 + 0.8 * cover,
         cloud_colour=tuple(0.9 * horizon * (1 - 0.2 * low)),
         cloud_seed=rng.random(),
@@ -245,11 +245,11 @@ def _sensor(rng: np.random.Generator) -> Sensor:
         balance=(1 + warmth, 1.0 + rng.normal(0, 0.015), 1 - warmth),
         vignette=rng.uniform(0.15, 0.4),
         glare=rng.uniform(0.01, 0.06),
-        blur=rng.uniform(0.45, 0.9),
-        photon_noise=rng.uniform(0.02, 0.05),
+        blur=rng.uniform(0.35, 0.7),
+        photon_noise=rng.uniform(0.012, 0.035),
         read_noise=rng.uniform(0.004, 0.012),
         saturation=rng.uniform(0.85, 1.1),
         contrast=rng.uniform(0.3, 0.7),
         sharpening=rng.uniform(0.0, 0.5),
-        jpeg_quality=int(rng.integers(55, 85)),
+        jpeg_quality=int(rng.integers(60, 90)),
     )

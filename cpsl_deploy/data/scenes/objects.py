@@ -121,10 +121,10 @@ def _lamp(faces: Faces, placed: Placed, item: Item, palette: Palette) -> None:
         "head": Paint(POLE, Material.LIGHT, (0.75, 0.74, 0.68)),
     }
     limbs = [
-        ((0, 0, 0), (0, 1.0, 0), 0.13, "metal"),
-        ((0, 0, 0), (0, height, 0), 0.085, "metal", 0.8),
-        ((0, height, 0), (reach, height + 0.35, 0), 0.06, "metal"),
-        ((0.8 * reach, height + 0.27, 0), (1.25 * reach, height + 0.33, 0), 0.11, "head"),
+        ((0, 0, 0), (0, 1.0, 0), 0.17, "metal"),
+        ((0, 0, 0), (0, height, 0), 0.12, "metal", 0.8),
+        ((0, height, 0), (reach, height + 0.35, 0), 0.08, "metal"),
+        ((0.8 * reach, height + 0.27, 0), (1.25 * reach, height + 0.33, 0), 0.14, "head"),
     ]
     add_bars(faces, placed, limbs, paints)
 
@@ -133,8 +133,8 @@ def _post(faces: Faces, placed: Placed, item: Item, palette: Palette) -> None:
     """A utility pole with a cross arm."""
     height = item.size[1] + 1.0
     limbs = [
-        ((0, 0, 0), (0, height, 0), 0.14, "wood", 0.75),
-        ((-0.9, height - 0.6, 0), (0.9, height - 0.6, 0), 0.06, "wood"),
+        ((0, 0, 0), (0, height, 0), 0.17, "wood", 0.75),
+        ((-0.9, height - 0.6, 0), (0.9, height - 0.6, 0), 0.08, "wood"),
     ]
     add_bars(faces, placed, limbs, {"wood": Paint(POLE, Material.PLAIN, palette.bark)})
 
@@ -153,10 +153,10 @@ _BOARDS = (
 
 def _sign(faces: Faces, placed: Placed, item: Item, palette: Palette) -> None:
     (count, turn), aspect, outer, inner, share = _BOARDS[int(item.rolls[1] * len(_BOARDS))]
-    radius, height = 0.38 + 0.14 * item.rolls[2], item.size[1] + 0.3
+    radius, height = 0.42 + 0.14 * item.rolls[2], item.size[1] + 0.3
     metal = palette.pick("metal", item.rolls[0])
     stem = {"metal": Paint(POLE, Material.PLAIN, metal)}
-    add_bars(faces, placed, [((0, 0, 0.06), (0, height, 0.06), 0.05, "metal")], stem)
+    add_bars(faces, placed, [((0, 0, 0.06), (0, height, 0.06), 0.06, "metal")], stem)
     angles = (
         np.arange(count) * (2 * math.pi / count)
         + math.radians(turn)

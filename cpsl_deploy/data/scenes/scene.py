@@ -23,7 +23,7 @@ DEMO_SIZE = (128, 256)
 """(height, width) of the demo's pictures."""
 
 _SUPERSAMPLING = 2
-_DRAW_DISTANCE = {"person": 45.0, "rider": 45.0, "sign": 48.0, "lamp": 90.0, "post": 90.0, "car": 100.0}
+_DRAW_DISTANCE = {"person": 34.0, "rider": 36.0, "sign": 34.0, "lamp": 50.0, "post": 60.0, "car": 90.0}
 _FARTHEST = 140.0
 _SHADOW_DISTANCE = 60.0
 
