@@ -125,6 +125,22 @@ NAMED_CLASS_SPACES = {
 }
 
 
+def parse_class_space(text: str) -> ClassSpace:
+    """A named class space (``cityscapes-19``), or class names with commas between (``road, car``).
+
+    Raises InputError for an empty or repeated name.
+    """
+    if text in NAMED_CLASS_SPACES:
+        return NAMED_CLASS_SPACES[text]
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise InputError(
+            f"classes are a named class space ({', '.join(NAMED_CLASS_SPACES)}) or names with commas between; "
+            f"got {text!r}"
+        )
+    return ClassSpace(names)
+
+
 def common_classes(source: ClassSpace, target: ClassSpace) -> tuple[ClassSpace, list[str], list[str]]:
     """Join two class spaces on their names.
 

@@ -65,6 +65,9 @@ class Domains:
     classes: ClassSpace
     dropped: tuple[str, ...] = ()
     """What was left out when source and target were joined, in words."""
+    source_reference: str = ""
+    """What the source was opened by, if it is known; likewise the next."""
+    target_reference: str = ""
 
 
 def join_domains(
@@ -84,6 +87,8 @@ def join_domains(
         for side, names in (("source", only_source), ("target", only_target)):
             if names:
                 dropped.append(f"classes that only the {side} has are ignored: {', '.join(names)}")
+    elif classes is not None:
+        dropped = _left_out(classes, source.classes)
     if validation is not None and not validation.has_labels:
         validation = None
     return Domains(
@@ -93,6 +98,17 @@ def join_domains(
         classes=space,
         dropped=tuple(dropped),
     )
+
+
+def _left_out(classes: ClassSpace, source: ClassSpace) -> list[str]:
+    """What a class space that was asked for leaves of the source's. Raises DataError if it is nothing."""
+    common_classes(classes, source)
+    ignored = [name for name in source.names if name not in classes.names]
+    unseen = [name for name in classes.names if name not in source.names]
+    words = [f"classes of the source that are not asked for are ignored: {', '.join(ignored)}"] if ignored else []
+    if unseen:
+        words.append(f"classes that the source does not have, so that nothing is learned of them: {', '.join(unseen)}")
+    return words
 
 
 class Adaptation:
@@ -114,6 +130,8 @@ class Adaptation:
         self._check_compute()
         self.folder = RunFolder(folder)
         if self.processes.is_first:
+            self.folder.require_usable(resume=resume)
+            self._check_starts()
             self.folder.begin(recipe, resume=resume)
         procs.barrier(self.processes)
         data = recipe.data
@@ -285,6 +303,14 @@ class Adaptation:
         for stage in STAGES:
             self._share(getattr(self.recipe, stage).batch)
 
+    def _check_starts(self) -> None:
+        """Raises ModelFileError or RecipeError if a network or the weights it starts from are not usable: before
+        anything is written, and not when the last stage begins.
+        """
+        model = self.recipe.model
+        for architecture, init in {(model.teacher, model.init), (model.student, self._student_init())}:
+            self.fresh_network(architecture, init)
+
     def _share(self, batch: int) -> int:
         """Crops of each domain per process and accumulation step."""
         parts = self.processes.world * self.recipe.compute.accumulate
@@ -355,27 +381,10 @@ class Adaptation:
             align_corners=network.align_corners,
             provenance={
                 "stage": stage.name,
-                "source": self.domains.source.name,
-                "target": self.domains.target.name,
+                "source": self.domains.source_reference or self.domains.source.name,
+                "target": self.domains.target_reference or self.domains.target.name,
                 "recipe": self.recipe.name,
                 "seed": self.recipe.seed,
                 "date": datetime.date.today().isoformat(),
             },
         )
-
-
-def adapt(
-    domains: Domains,
-    recipe: Recipe,
-    folder: str | Path,
-    *,
-    device: str = "auto",
-    watcher: Watcher | None = None,
-    resume: bool = False,
-) -> RunFolder:
-    """Adapt from source to target: warm-up, self-labelling, two distillations, into ``folder``.
-
-    ``resume`` continues the run in the folder. Raises the errors of ``cpsl_deploy.errors``; on KeyboardInterrupt a
-    checkpoint has been written.
-    """
-    return Adaptation(domains, recipe, folder, device=device, watcher=watcher, resume=resume).run()

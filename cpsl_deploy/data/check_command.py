@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .. import overlay
-from ..classes import NAMED_CLASS_SPACES, ClassSpace
+from ..classes import parse_class_space
 from ..command_line import Command
-from ..errors import DataError, InputError
+from ..errors import DataError
 from ..files import new_output_folder, write_json
 from .check import check_dataset, evenly_spaced
 from .check_report import TAIL_SHARE, CheckReport, failed_report
@@ -61,7 +61,7 @@ def main(
     if data is None:
         _show_environment(console, describe_environment(), output, overwrite)
         return
-    space = _class_space(classes) if classes else None
+    space = parse_class_space(classes) if classes else None
     splits = splits or _default_splits(data, root)
     folder = new_output_folder(output or Path(f"check-{Path(data).stem}"), overwrite=overwrite)
     reports = []
@@ -89,15 +89,6 @@ def _default_splits(data: str, root: Path | None) -> tuple[str, ...]:
     """Every split, less one that only holds the others again."""
     splits = dataset_splits(data, root=root)
     return tuple(split for split in splits if split != "all") or splits
-
-
-def _class_space(text: str) -> ClassSpace:
-    if text in NAMED_CLASS_SPACES:
-        return NAMED_CLASS_SPACES[text]
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise InputError(f"--classes is a named class space or names with commas between; got {text!r}")
-    return ClassSpace(names)
 
 
 class _ReadingProgress:

@@ -1,0 +1,137 @@
+"""``adapt``: from two dataset references to a run folder. The command ``cpsl-adapt`` is a thin layer over it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cpsl_deploy.classes import ClassSpace, parse_class_space
+
+from . import processes as procs
+from .adaptation import Adaptation, SilentWatcher
+from .figures import require_matplotlib
+from .loop import Watcher
+from .places import Place, check_domains, introduce, open_domains, remember, require_same
+from .recipe import Recipe, load_recipe
+from .report import write_report
+from .run_folder import RunFolder
+
+DEMO, OWN = "demo", "own"
+"""The recipes of the demo's datasets and of all others, unless one is given."""
+
+
+def adapt(
+    source: str | Path,
+    target: str | Path,
+    output: str | Path | None = None,
+    *,
+    source_root: str | Path | None = None,
+    target_root: str | Path | None = None,
+    source_split: str = "train",
+    target_split: str = "train",
+    val_split: str | None = None,
+    classes: ClassSpace | str | None = None,
+    recipe: str | Path | None = None,
+    teacher: str | None = None,
+    student: str | None = None,
+    init: str | Path | None = None,
+    student_init: str | Path | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    check: bool = True,
+    watcher: Watcher | None = None,
+) -> RunFolder:
+    """Adapt from a labelled source to an unlabelled target, in all stages, into a new run folder.
+
+    ``source``, ``target``: as ``cpsl_deploy.data.open_dataset`` takes them, with their roots and splits. Of the
+    target, training uses images only. ``val_split``: labelled target images to score on; without it the split
+    ``val`` if the target has one with labels, else nothing is scored.
+    ``classes``: a class space, its name, or names with commas between; without it the class names that source
+    and labelled target have in common.
+    ``recipe``: a name or a TOML file; unless given, ``demo`` for the demo's datasets and ``own`` otherwise.
+    ``settings`` replaces values of it by name (``{"self_labelling.iterations": 200}``); ``teacher``,
+    ``student``, ``init``, ``student_init``, ``seed`` and ``precision`` are the most usual ones.
+    ``output``: ``runs/SOURCE-TARGET-RECIPE`` unless given; it must be empty, or hold the run to ``resume``.
+    ``check``: look through the datasets first. ``watcher`` sees the progress.
+
+    Under torchrun every process calls this with the same arguments. Returns the folder with the model to
+    deploy, the scores and the report. Raises the errors of ``cpsl_deploy.errors``; a KeyboardInterrupt says
+    how to go on.
+    """
+    require_matplotlib()
+    named = {
+        "model.teacher": teacher,
+        "model.student": student,
+        "model.init": init,
+        "model.student_init": student_init,
+        "seed": seed,
+        "compute.precision": precision,
+    }
+    named = {key: str(value) if isinstance(value, Path) else value for key, value in named.items()}
+    chosen = load_recipe(
+        recipe if recipe is not None else recipe_for(source, target),
+        {**(settings or {}), **{key: value for key, value in named.items() if value is not None}},
+    )
+    folder = RunFolder(output if output is not None else default_output(source, target, chosen))
+    folder.require_usable(resume=resume)
+    space = parse_class_space(classes) if isinstance(classes, str) else classes
+    places = {
+        "source": _place("source", source, source_root, source_split),
+        "target": _place("target", target, target_root, target_split),
+    }
+    with _told_how_to_go_on(folder), procs.joined(device) as processes:
+        if watcher is None or not processes.is_first:
+            watcher = SilentWatcher()
+        with procs.first_before_others(processes):
+            # Generated and sampled images are made by the first process; the others find them.
+            domains = open_domains(places["source"], places["target"], val_split, space)
+        if processes.is_first:
+            introduce(domains, watcher)
+            if resume:
+                require_same(folder, domains)
+            if check:
+                check_domains(domains, watcher)
+        adaptation = Adaptation(domains, chosen, folder.path, device=device, watcher=watcher, resume=resume)
+        if processes.is_first:
+            remember(folder, domains, places)
+        adaptation.run()
+        if processes.is_first:
+            write_report(folder, domains, processes.device)
+    return folder
+
+
+def recipe_for(source: str | Path, target: str | Path) -> str:
+    """The name of the recipe for two datasets."""
+    is_demo = [str(side) == DEMO or str(side).startswith(f"{DEMO}-") for side in (source, target)]
+    return DEMO if all(is_demo) else OWN
+
+
+def default_output(source: str | Path, target: str | Path, recipe: Recipe) -> Path:
+    """``runs/SOURCE-TARGET-RECIPE`` in the working folder."""
+    names = [Path(side).stem or Path(side).resolve().stem for side in (source, target)]
+    return Path("runs") / "-".join([*names, recipe.name])
+
+
+def _place(role: Any, reference: str | Path, root: str | Path | None, split: str) -> Place:
+    return Place(
+        role=role, reference=str(reference), root=Path(root) if root is not None else None, split=split
+    )
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """An interruption says what is kept, also where nothing else in its way does."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not folder.recipe_file.is_file():
+            raise KeyboardInterrupt("Nothing was written.") from None
+        told = " ".join(map(str, interrupt.args)) or "Finished stages are kept."
+        raise KeyboardInterrupt(
+            f"{told} To go on, give the same command with --resume ({folder.path})."
+        ) from None

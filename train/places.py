@@ -1,0 +1,135 @@
+"""The two sides of an adaptation as they were named: opened, looked through, and remembered in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpsl_deploy.classes import ClassSpace
+from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
+from cpsl_deploy.data.check import check_dataset
+from cpsl_deploy.data.open import Role
+from cpsl_deploy.errors import DataError
+from cpsl_deploy.files import write_json
+
+from .adaptation import Domains, join_domains
+from .loop import Watcher
+from .run_folder import RunFolder
+
+VALIDATION = "val"
+"""The target's split to score on, if it is there and labelled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the images of one side are."""
+
+    role: Role
+    reference: str
+    """As ``open_dataset`` takes it."""
+    root: Path | None = None
+    split: str = "train"
+
+    def open(self, split: str | None = None, *, need_labels: bool = False) -> Dataset:
+        return open_dataset(
+            self.reference, split or self.split, root=self.root, role=self.role, need_labels=need_labels
+        )
+
+
+def open_domains(source: Place, target: Place, val_split: str | None, classes: ClassSpace | None) -> Domains:
+    """Open both sides and join their classes.
+
+    Raises DataError as ``open_dataset`` and ``join_domains`` do, and for a ``val_split`` without labels.
+    """
+    joined = join_domains(
+        source.open(need_labels=True), target.open(), _open_validation(target, val_split), classes
+    )
+    return dataclasses.replace(joined, source_reference=source.reference, target_reference=target.reference)
+
+
+def _open_validation(target: Place, split: str | None) -> Dataset | None:
+    if split is not None:
+        return target.open(split, need_labels=True)
+    if VALIDATION not in dataset_splits(target.reference, root=target.root):
+        return None
+    found = target.open(VALIDATION)
+    return found if found.has_labels else None
+
+
+def introduce(domains: Domains, watcher: Watcher) -> None:
+    """Say what was opened and what is left out."""
+    for side, dataset in _sides(domains).items():
+        kind = "images and labels" if dataset.has_labels and side != "target" else "images"
+        watcher.message(f"{side}: {dataset.name} ({dataset.split}), {len(dataset)} {kind}")
+    if domains.validation is None:
+        watcher.message("the target has no labelled split to score on (--val-split): nothing will be scored")
+    watcher.message(f"{len(domains.classes)} classes: {', '.join(domains.classes.names)}")
+    for words in domains.dropped:
+        watcher.message(words)
+
+
+def check_domains(domains: Domains, watcher: Watcher) -> None:
+    """Look through some files of each side. Raises DataError for what would make a run fail or its results wrong."""
+    for side, dataset in _sides(domains).items():
+        report = check_dataset(dataset, fast=True)
+        report.raise_for_errors()
+        for problem in report.problems:
+            watcher.message(f"{side}: {problem.message}")
+
+
+def remember(folder: RunFolder, domains: Domains, places: dict[str, Place]) -> None:
+    """Write what was opened into the run folder, for a resumed run and for the export."""
+    write_json(folder.domains_file, _memory(domains, places))
+
+
+def require_same(folder: RunFolder, domains: Domains) -> None:
+    """Raises DataError if the run in the folder began with other images or classes."""
+    if not folder.domains_file.is_file():
+        return
+    try:
+        begun = json.loads(folder.domains_file.read_text())
+        before = {key: begun[key] and begun[key]["names"] for key in _sides(domains)} | {
+            "classes": begun["classes"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder.domains_file} says what the run began with, and it is damaged ({error!r}). Delete it if you are "
+            "sure that source and target are the same as then."
+        ) from error
+    now = {side: _names_digest(dataset) for side, dataset in _sides(domains).items()}
+    now["classes"] = list(domains.classes.names)
+    for what, value in now.items():
+        if value != before[what]:
+            raise DataError(
+                f"--resume goes on with the images and classes the run began with, and its {what} differs: then "
+                f"{begun[what]}, now {_memory(domains, {})[what]}. Give the same as then, or start in another folder."
+            )
+
+
+def _sides(domains: Domains) -> dict[str, Dataset]:
+    sides = {"source": domains.source, "target": domains.target}
+    return sides | ({"validation": domains.validation} if domains.validation is not None else {})
+
+
+def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
+    memory: dict[str, Any] = {"source": None, "target": None, "validation": None}
+    for side, dataset in _sides(domains).items():
+        place = places.get("source" if side == "source" else "target")
+        where = {"reference": place.reference, "root": place.root and str(place.root)} if place else {}
+        memory[side] = {
+            **where,
+            "split": dataset.split,
+            "name": dataset.name,
+            "images": len(dataset),
+            "names": _names_digest(dataset),
+        }
+    return memory | {"classes": list(domains.classes.names), "dropped": list(domains.dropped)}
+
+
+def _names_digest(dataset: Dataset) -> str:
+    """Tells two lists of images apart."""
+    return hashlib.sha256("\n".join(dataset.names).encode()).hexdigest()[:16]
