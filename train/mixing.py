@@ -10,12 +10,18 @@ import torch
 from torch import Tensor
 
 from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.errors import RecipeError
 
 MIXINGS = ("none", "cutmix", "classmix")
 
 
 def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Which pixels of each crop come from the source. source_labels: (N, H, W). Returns (N, H, W) bool."""
+    """Which pixels of each crop come from the source. source_labels: (N, H, W). Returns (N, H, W) bool.
+
+    Raises RecipeError for a kind that is not one of MIXINGS.
+    """
+    if kind not in MIXINGS:
+        raise RecipeError(f"mixing is one of {', '.join(MIXINGS)}; got {kind!r}. Change it in the recipe or with --set.")
     mask = torch.zeros_like(source_labels, dtype=torch.bool)
     for i, labels in enumerate(source_labels):
         if kind == "cutmix":

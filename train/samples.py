@@ -74,8 +74,9 @@ class WorkingImages:
             shrinks = height < full.shape[0]
             value = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         with self._lock:
-            self._kept[kind, index] = value
-            self._bytes += value.nbytes
+            if (kind, index) not in self._kept:  # another thread may have read it meanwhile
+                self._kept[kind, index] = value
+                self._bytes += value.nbytes
             while self._bytes > self._limit and self._kept:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return value

@@ -19,7 +19,7 @@ def reinhard(image: np.ndarray, style: np.ndarray) -> np.ndarray:
     mean, deviation = _statistics(lab)
     wanted_mean, wanted_deviation = _statistics(cv2.cvtColor(style, cv2.COLOR_RGB2LAB).astype(np.float32))
     lab = (lab - mean) * (wanted_deviation / np.maximum(deviation, 1.0)) + wanted_mean
-    return cv2.cvtColor(np.clip(lab, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+    return cv2.cvtColor(np.clip(np.rint(lab), 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
 
 
 def _statistics(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

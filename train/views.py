@@ -165,7 +165,7 @@ def change_colours(rng: np.random.Generator, image: np.ndarray, strength: Photom
         height, width = (rng.integers(1, max(2, side // 5)) for side in out.shape[:2])
         top, left = rng.integers(0, out.shape[0] - height + 1), rng.integers(0, out.shape[1] - width + 1)
         out[top : top + height, left : left + width] = 127
-    return np.clip(out, 0, 255).astype(np.uint8)
+    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
 
 
 def _turn_colours(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray:

@@ -211,9 +211,9 @@ def test_a_view_that_shrinks_does_not_alias():
 
 
 def test_no_strength_leaves_colours_exactly_as_they_are():
-    image = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
-    for seed in range(20):
-        changed = change_colours(np.random.default_rng(seed), image, Photometric())
+    bright = np.random.default_rng(0).integers(0, 256, (37, 53, 3)).astype(np.uint8)
+    for image in (bright, bright // 6, bright**2 // 255):
+        changed = change_colours(np.random.default_rng(0), image, Photometric())
         assert np.array_equal(changed, image)
 
 
@@ -225,6 +225,16 @@ def test_colour_changes_follow_their_generator_and_leave_the_input_alone():
     assert first.dtype == np.uint8 and first.shape == image.shape
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(image, kept)
+
+
+def test_brightness_scales_and_rounds_to_the_nearest():
+    image = np.random.default_rng(0).integers(0, 190, (40, 40, 3)).astype(np.uint8)
+    for seed in range(5):
+        changed = change_colours(np.random.default_rng(seed), image, Photometric(brightness=0.3))
+        factor = float((changed.astype(float) * image).sum() / (image.astype(float) ** 2).sum())
+        assert 0.7 <= factor <= 1.3
+        residual = changed - factor * image
+        assert np.abs(residual).max() < 0.6 and abs(residual.mean()) < 0.05
 
 
 def test_hue_and_saturation_keep_grey_grey():
