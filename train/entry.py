@@ -1,4 +1,4 @@
-"""``adapt``: from two dataset references to a run folder. The command ``cpsl-adapt`` is a thin layer over it."""
+"""``adapt``: from two dataset references to a run folder. ``cpsl-adapt`` is a thin layer over it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def adapt(
 ) -> RunFolder:
     """Adapt from a labelled source to an unlabelled target, in all stages, into a new run folder.
 
-    ``source``, ``target``: as ``cpsl_deploy.data.open_dataset`` takes them, with their roots and splits. Of the
-    target, training uses images only. ``val_split``: labelled target images to score on; without it the split
-    ``val`` if the target has one with labels, else nothing is scored.
+    ``source``, ``target``: as ``cpsl_deploy.data.open_dataset`` takes them, with their roots and splits. Of
+    the target, training uses images only. ``val_split``: labelled target images to score on; without it the
+    split ``val`` if the target has one with labels, else nothing is scored.
     ``classes``: a class space, its name, or names with commas between; without it the class names that source
     and labelled target have in common.
     ``recipe``: a name or a TOML file; unless given, ``demo`` for the demo's datasets and ``own`` otherwise.

@@ -1,4 +1,4 @@
-"""The two sides of an adaptation as they were named: opened, looked through, and remembered in the run folder."""
+"""Both sides of an adaptation as they were named: opened, looked through, remembered in the run folder."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .run_folder import RunFolder
 
 VALIDATION = "val"
 """The target's split to score on, if it is there and labelled."""
+_SIDES = ("source", "target", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def introduce(domains: Domains, watcher: Watcher) -> None:
 
 
 def check_domains(domains: Domains, watcher: Watcher) -> None:
-    """Look through some files of each side. Raises DataError for what would make a run fail or its results wrong."""
+    """Look through some files of each side. Raises DataError for what would spoil a run or its results."""
     for side, dataset in _sides(domains).items():
         report = check_dataset(dataset, fast=True)
         report.raise_for_errors()
@@ -90,24 +91,33 @@ def require_same(folder: RunFolder, domains: Domains) -> None:
     """Raises DataError if the run in the folder began with other images or classes."""
     if not folder.domains_file.is_file():
         return
+    now = _memory(domains, {})
     try:
         begun = json.loads(folder.domains_file.read_text())
-        before = {key: begun[key] and begun[key]["names"] for key in _sides(domains)} | {
-            "classes": begun["classes"]
-        }
+        different = [what for what in (*_SIDES, "classes") if _essence(begun[what]) != _essence(now[what])]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder.domains_file} says what the run began with, and it is damaged ({error!r}). Delete it if you are "
-            "sure that source and target are the same as then."
+            f"{folder.domains_file} is damaged ({error!r}). Delete it if "
+            "you are sure that source and target are the same as then."
         ) from error
-    now = {side: _names_digest(dataset) for side, dataset in _sides(domains).items()}
-    now["classes"] = list(domains.classes.names)
-    for what, value in now.items():
-        if value != before[what]:
-            raise DataError(
-                f"--resume goes on with the images and classes the run began with, and its {what} differs: then "
-                f"{begun[what]}, now {_memory(domains, {})[what]}. Give the same as then, or start in another folder."
-            )
+    if different:
+        what = different[0]
+        raise DataError(
+            f"--resume goes on with the images and classes the run began with, and the {what} differs: "
+            f"then {_shown(begun[what])}, now {_shown(now[what])}. Give the same as then, or start in "
+            "another folder."
+        )
+
+
+def _essence(memory: Any) -> Any:
+    """What must not change: a side's images, or the classes."""
+    return memory["images"] if isinstance(memory, dict) else memory
+
+
+def _shown(memory: Any) -> str:
+    if isinstance(memory, dict):
+        return f"{memory['count']} images of {memory['name']} ({memory['split']})"
+    return ", ".join(memory) if memory else "none"
 
 
 def _sides(domains: Domains) -> dict[str, Dataset]:
@@ -116,7 +126,7 @@ def _sides(domains: Domains) -> dict[str, Dataset]:
 
 
 def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
-    memory: dict[str, Any] = {"source": None, "target": None, "validation": None}
+    memory: dict[str, Any] = dict.fromkeys(_SIDES)
     for side, dataset in _sides(domains).items():
         place = places.get("source" if side == "source" else "target")
         where = {"reference": place.reference, "root": place.root and str(place.root)} if place else {}
@@ -124,8 +134,8 @@ def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
             **where,
             "split": dataset.split,
             "name": dataset.name,
-            "images": len(dataset),
-            "names": _names_digest(dataset),
+            "count": len(dataset),
+            "images": _names_digest(dataset),
         }
     return memory | {"classes": list(domains.classes.names), "dropped": list(domains.dropped)}
 

@@ -38,15 +38,14 @@ class BarWatcher:
     """One bar per stage, with rate, time left and loss terms; finished bars stay."""
 
     def __init__(self, console: Console) -> None:
+        last_column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn(
-                "{task.fields[losses]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            ),
+            TextColumn("{task.fields[losses]}", table_column=last_column),
             console=console,
             speed_estimate_period=_RATE_WINDOW_S,
             expand=True,
