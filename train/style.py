@@ -23,7 +23,8 @@ def reinhard(image: np.ndarray, style: np.ndarray) -> np.ndarray:
 
 
 def _statistics(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return lab.mean(axis=(0, 1)), lab.std(axis=(0, 1))
+    mean, deviation = cv2.meanStdDev(lab)
+    return mean.ravel().astype(np.float32), deviation.ravel().astype(np.float32)
 
 
 def restyler(targets: WorkingImages) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
