@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .figures import FONT, new_figure, open_frame, plain, save
-from .run_summary import Result, RunSummary, group_title
+from .run_summary import Result, RunSummary, group_title, points_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,10 +41,8 @@ def write_per_class(summary: RunSummary, path: Path) -> None:
         axes.set_title(group_title(group), fontsize=FONT + 1, loc="left")
     axes.set_xlabel("IoU, %")
     _legend(axes, height)
-    where = plain(summary.validation or "")
-    figure.suptitle(
-        f"{plain(summary.name)}: IoU per class on {where}", fontsize=FONT + 3, y=1 - 0.12 / height
-    )
+    title = f"{plain(summary.name)}: IoU per class on {plain(summary.scored_on)}"
+    figure.suptitle(title, fontsize=FONT + 3, y=1 - 0.12 / height)
     save(figure, path)
 
 
@@ -94,7 +92,7 @@ def _write_figures(axes: Axes, summary: RunSummary, rows: list[Row]) -> None:
         before, after = summary.source_only.mean_over(members), last.mean_over(members)
         text = "never occurs" if after is None else f"{100 * after:.1f}"
         if summary.adapted is not None and before is not None and after is not None:
-            text += f" ({100 * (after - before):+.1f})"
+            text += f" ({points_text(after - before)})"
         figures = axes.text(_FIGURES_AT, row, text, transform=where, va="center", ha="right", fontsize=FONT)
         figures.set_fontweight("normal" if row else "bold")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, str, object]], size:
 
     The axes' limits, scale and place in the figure must be final.
     """
-    height = axes.get_position().height * axes.figure.get_figheight() * 72
+    height = axes.bbox.height / DPI * 72
     to_axes = axes.transScale + axes.transLimits
     wanted = [float(to_axes.transform((axes.get_xlim()[1], value))[1]) for value, _, _ in ends]
     placed = spread(wanted, 1.25 * size / height, 0.0, 1.0)
@@ -105,7 +105,7 @@ def label_line_ends(axes: Axes, ends: Sequence[tuple[float, str, object]], size:
         )
 
 
-def open_frame(axes: Axes, grid: str = "y") -> None:
+def open_frame(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     """Pale grid lines behind the data, and no frame at the top and right."""
     axes.grid(axis=grid, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

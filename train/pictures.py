@@ -49,35 +49,40 @@ class Cell:
 def write_before_after(
     networks: dict[str, Segmenter],
     dataset: Dataset,
-    classes: ClassSpace,
     size: tuple[int, int],
     device: torch.device,
     path: Path,
+    *,
+    with_truth: bool,
 ) -> None:
-    """Draw evenly spaced images of a target split, a row each: image, every network's labels, truth if known.
+    """Draw evenly spaced images of a target split, a row each: image, every network's labels, the truth.
 
-    ``networks``: by column title. ``size``: (height, width) the networks work at. The networks are put in
-    eval mode and moved to ``device``. Raises DataError for an image that cannot be read, MissingExtraError
+    ``networks``: by column title; they are put in eval mode and moved to ``device``. ``dataset``: in the
+    class space of the networks. ``size``: (height, width) in pixels at which they work. ``with_truth``: show
+    the dataset's labels, too. Raises DataError for an image or label that cannot be read, MissingExtraError
     without matplotlib.
     """
+    assert dataset.classes is not None
     images = WorkingImages(dataset, size)
     for network in networks.values():
         network.eval().to(device)
-    rows = {i: _row(networks, images, classes, i, device) for i in evenly_spaced(len(dataset))}
-    titles = ["image", *networks, *(["truth (uncoloured: no label)"] if dataset.has_labels else [])]
+    rows = {i: _row(networks, images, i, device, with_truth=with_truth) for i in evenly_spaced(len(dataset))}
+    titles = ["image", *networks, *(["truth (uncoloured: no label)"] if with_truth else [])]
     where = f"{dataset.name} ({dataset.split})"
-    _draw_sheet({dataset.names[i]: row for i, row in rows.items()}, titles, classes, where, path)
+    _draw_sheet({dataset.names[i]: row for i, row in rows.items()}, titles, dataset.classes, where, path)
 
 
 def _row(
     networks: dict[str, Segmenter],
     images: WorkingImages,
-    classes: ClassSpace,
     index: int,
     device: torch.device,
+    *,
+    with_truth: bool,
 ) -> list[Cell]:
-    image = images.image(index)
-    truth = images.dataset.label(index) if images.dataset.has_labels else None
+    image, classes = images.image(index), images.dataset.classes
+    assert classes is not None
+    truth = images.dataset.label(index) if with_truth else None
     cells = [Cell(_shrunk(image))]
     for network in networks.values():
         labels = label_map(network, image, image.shape[:2] if truth is None else truth.shape, device)
@@ -136,7 +141,7 @@ def _legend(figure: Figure, classes: ClassSpace, per_line: int) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor=[v / 255 for v in colour], edgecolor="#555555", linewidth=0.5, label=plain(name))
+        Patch(facecolor=f"#{bytes(colour).hex()}", edgecolor="#555555", linewidth=0.5, label=plain(name))
         for name, colour in zip(classes.names, classes.palette, strict=True)
     ]
     figure.legend(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def write_curves(summary: RunSummary, path: Path) -> None:
     rows = -(-panels // columns)
     width, height = 5.3 * columns, 3.7 * rows + 0.7
     figure = new_figure(width, height)
-    grid = figure.add_gridspec(rows, columns, wspace=0.6, hspace=0.38)
+    grid = figure.add_gridspec(rows, columns, wspace=0.66, hspace=0.38)
     grid.update(left=0.75 / width, right=1 - 1.55 / width, top=1 - 0.95 / height, bottom=0.6 / height)
     colours = _term_colours(summary, stages)
     for place, stage in enumerate(stages):
@@ -82,9 +82,8 @@ def _draw_losses(axes: Axes, lines: Mapping[str, Line], colours: Mapping[str, st
     ends, drawn = [], []
     for name, (iterations, values) in lines.items():
         smooth = running_mean(values)
-        marker = "o" if len(values) == 1 else ""
         axes.plot(iterations, values, color=colours[name], alpha=0.3, linewidth=0.8)
-        axes.plot(iterations, smooth, color=colours[name], linewidth=1.8, marker=marker)
+        axes.plot(iterations, smooth, color=colours[name], linewidth=1.8, **_point(values))
         ends.append((float(smooth[-1]), f"{name.replace('_', ' ')} {smooth[-1]:.2g}", colours[name]))
         drawn.append(smooth)
     lowest, highest = float(np.concatenate(drawn).min()), float(np.concatenate(drawn).max())
@@ -97,6 +96,11 @@ def _draw_losses(axes: Axes, lines: Mapping[str, Line], colours: Mapping[str, st
     axes.set(xlim=(0, last), xlabel="iteration", ylabel="loss (log scale)" if logarithmic else "loss")
     open_frame(axes)
     label_line_ends(axes, ends)
+
+
+def _point(values: np.ndarray) -> dict[str, Any]:
+    """How a line of a single value is made visible."""
+    return {"marker": "o", "clip_on": False} if len(values) == 1 else {}
 
 
 def _log_scale(axes: Axes) -> None:
@@ -112,7 +116,7 @@ def _log_scale(axes: Axes) -> None:
 def _draw_diagnostic(axes: Axes, name: str, line: Line, *, last: bool) -> None:
     iterations, values = line[0], line[1] * (100 if name in _IN_PERCENT else 1)
     axes.plot(iterations, values, color=_DIAGNOSTIC_COLOUR, alpha=0.35, linewidth=0.8)
-    axes.plot(iterations, running_mean(values), color=_DIAGNOSTIC_COLOUR, linewidth=1.6)
+    axes.plot(iterations, running_mean(values), color=_DIAGNOSTIC_COLOUR, linewidth=1.6, **_point(values))
     axes.set_title(_DIAGNOSTICS.get(name, name.replace("_", " ")), fontsize=FONT - 1)
     axes.set_xlim(0, int(iterations[-1]))
     axes.tick_params(labelsize=FONT - 2, labelbottom=last)
@@ -138,10 +142,8 @@ def write_iou_curves(summary: RunSummary, path: Path) -> None:
         if row == 0:
             _name_stages(axes, summary)
     axes.set_xlabel("iteration of the whole run")
-    where = plain(summary.validation or "")
-    figure.suptitle(
-        f"{plain(summary.name)}: IoU per class on {where}", fontsize=FONT + 3, y=1 - 0.15 / height
-    )
+    title = f"{plain(summary.name)}: IoU per class on {plain(summary.scored_on)}"
+    figure.suptitle(title, fontsize=FONT + 3, y=1 - 0.15 / height)
     figure.text(
         0.7 / width,
         1 - 0.58 / height,

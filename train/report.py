@@ -20,7 +20,7 @@ from .models import load_model
 from .pictures import write_before_after
 from .plots import write_curves, write_iou_curves
 from .run_folder import RunFolder
-from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, read_run, share_text
+from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, points_text, read_run, share_text
 
 if TYPE_CHECKING:
     from .adaptation import Domains
@@ -75,12 +75,16 @@ def _write_pictures(folder: RunFolder, summary: RunSummary, domains: Domains, de
     networks = {}
     for result in (summary.source_only, summary.adapted):
         if result is not None:
-            title = "adapted" if result is summary.adapted else result.title
-            network, _ = load_model(folder.stage_model(result.key))
-            networks[f"{title} ({summary.architecture(result.key)})"] = network
-    dataset = domains.target if domains.validation is None else domains.validation
-    size = summary.recipe.data.target_size
-    write_before_after(networks, dataset, domains.classes, size, device, folder.path / BEFORE_AFTER)
+            title = f"{_outcome(summary, result)} ({summary.architecture(result.key)})"
+            networks[title], _ = load_model(folder.stage_model(result.key))
+    write_before_after(
+        networks,
+        domains.target if domains.validation is None else domains.validation,
+        summary.recipe.data.target_size,
+        device,
+        folder.path / BEFORE_AFTER,
+        with_truth=domains.validation is not None,
+    )
 
 
 def markdown(summary: RunSummary) -> str:
@@ -88,6 +92,8 @@ def markdown(summary: RunSummary) -> str:
     parts = [f"# Adaptation from {_text(summary.source)} to {_text(summary.target)}", *_headline(summary)]
     if summary.is_scored:
         parts += ["## Before and after, per class", *_tables(summary), _picture("IoU per class", PER_CLASS)]
+    else:
+        parts += _shares(summary)
     parts += _unseen_classes(summary)
     where = summary.validation or summary.target
     parts += [
@@ -111,6 +117,13 @@ def gap_closure(before: float | None, adapted: float | None, oracle: float | Non
     if before is None or adapted is None or oracle is None or oracle <= before:
         return None
     return (adapted - before) / (oracle - before)
+
+
+def _outcome(summary: RunSummary, result: Result) -> str:
+    """A stage's network as a reader knows it: the last one is the adapted one once all stages are done."""
+    if result is not summary.adapted:
+        return result.title
+    return "adapted" if summary.is_finished else f"after {result.title}"
 
 
 def _has_losses(summary: RunSummary) -> bool:
@@ -142,19 +155,20 @@ def _headline(summary: RunSummary) -> list[str]:
 
 
 def _gain(summary: RunSummary) -> list[str]:
-    before, after = summary.source_only.mean_iou, summary.adapted.mean_iou if summary.adapted else None
-    if before is None or after is None:
+    last = summary.adapted
+    before, after = summary.source_only.mean_iou, last.mean_iou if last else None
+    if last is None or before is None or after is None:
         return []
     gain = after - before
     line = (
-        f"**mIoU {_percent(before)} % source-only → {_percent(after)} % adapted: {_points(gain)} points** "
-        f"over {len(summary.classes)} classes"
+        f"**mIoU {_percent(before)} % source-only → {_percent(after)} % {_outcome(summary, last)}: "
+        f"{points_text(gain)} points** over {len(summary.classes)} classes"
     )
     if len(summary.groups) > 1:
         parts = [f"{name} classes {_row(summary, classes)[-1]}" for name, classes in summary.groups.items()]
         line += f" ({', '.join(parts)})"
-    lines = [f"{line}, on {_text(summary.validation or '')}, whose labels served this evaluation alone."]
-    if gain <= 0:
+    lines = [f"{line}, on {_text(summary.scored_on)}, whose labels served this evaluation alone."]
+    if gain <= 0 and summary.is_finished:
         lines.append(
             "**The adaptation did not help.** The usual reasons are a class that the warm-up network hardly "
             "finds (its share in the table) and a target unlike anything in the source; a training that did "
@@ -217,7 +231,7 @@ def _tables(summary: RunSummary) -> list[str]:
         means |= {f"{name} classes ({len(classes)})": classes for name, classes in summary.groups.items()}
     parts = [
         "IoU in percent; gain: adapted less source-only, in points. Share: that of the target's pixels by "
-        "the class prior, which comes from the warm-up network's own predictions: an estimate without labels.",
+        "the class prior, which the warm-up network's own predictions give: an estimate without labels.",
         "### Means",
         _table(["mean over", *header], ([f"**{name}**", *_row(summary, m)] for name, m in means.items())),
     ]
@@ -239,8 +253,22 @@ def _row(summary: RunSummary, members: Sequence[int]) -> list[str]:
     row = [share, *(_percent(result.mean_over(members)) for result in _columns(summary))]
     if summary.adapted is not None:
         before, after = summary.source_only.mean_over(members), summary.adapted.mean_over(members)
-        row.append("n/a" if before is None or after is None else f"**{_points(after - before)}**")
+        row.append("n/a" if before is None or after is None else f"**{points_text(after - before)}**")
     return row
+
+
+def _shares(summary: RunSummary) -> list[str]:
+    """What can be said per class without labels: how much of the target the warm-up network gives it."""
+    if summary.prior is None:
+        return []
+    by_share = [k for classes in summary.groups.values() for k in classes]
+    rows = [[_text(summary.classes.names[k]), share_text(summary.prior[k])] for k in by_share]
+    return [
+        "## The classes in the target",
+        "Share of the target's pixels by the class prior, which the warm-up network's own predictions give. "
+        "A share far from what the photos show tells that the warm-up took one class for another.",
+        _table(["class", "share"], rows),
+    ]
 
 
 def _unseen_classes(summary: RunSummary) -> list[str]:
@@ -264,7 +292,7 @@ def _setting(summary: RunSummary) -> str:
         f"recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` has every value",
         f"source: {_text(summary.source)}, with its labels",
         f"target: {_text(summary.target)}, images alone",
-        f"evaluation: {_text(validation) if validation else 'none, as no target image has labels'}",
+        f"evaluation: {_text(validation) if validation else 'none, no labelled target images were given'}",
         f"networks: {recipe.model.teacher} (teacher), {recipe.model.student} (student, the one to deploy)",
         f"teacher starts from {_start(recipe.model.init)}",
         f"{len(summary.classes)} classes: {', '.join(map(_text, summary.classes.names))}",
@@ -331,10 +359,6 @@ def _text(text: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 def _duration(seconds: float | None) -> str:

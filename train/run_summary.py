@@ -101,6 +101,11 @@ class RunSummary:
         return self.source_only.mean_iou is not None
 
     @property
+    def scored_on(self) -> str:
+        """The images that the scores are of, in words."""
+        return self.validation or "labelled target images"
+
+    @property
     def groups(self) -> dict[str, list[int]]:
         """Classes by descending share, as ``head`` and ``tail``; as ``all`` while no prior is known."""
         if self.prior is None:
@@ -152,11 +157,15 @@ class RunSummary:
         )
 
     def iou_on_the_way(self, stage: str) -> list[tuple[int, Sequence[float | None]]]:
-        """(iteration of the stage, IoU per class) while it trained, its end included."""
+        """(iteration of the stage, IoU per class) while it trained, its end included.
+
+        A score just before the end is left out: the end's is of more images, and the two would overlap.
+        """
         scored = [(int(e["iteration"]), e["iou"]) for e in self.log if e["stage"] == stage and "iou" in e]
         for result in self.stages:
             if result.key == stage and result.iou:
-                scored.append((result.iterations or 0, result.iou))
+                end = result.iterations or 0
+                scored = [point for point in scored if point[0] < 0.95 * end] + [(end, result.iou)]
         return sorted(scored, key=lambda point: point[0])
 
 
@@ -176,6 +185,11 @@ def share_text(share: float) -> str:
     if 0 < percent < 0.01:
         return "< 0.01 %"
     return f"{percent:.1f} %" if percent >= 1 or percent == 0 else f"{percent:.2f} %"
+
+
+def points_text(difference: float) -> str:
+    """A difference of IoUs in points, with its sign."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # the added zero makes -0.0 a plain zero
 
 
 def read_run(folder: RunFolder, domains: Domains) -> RunSummary:
