@@ -33,7 +33,7 @@ __all__ = ["DEMO_CLASSES", "DEMO_SIZE", "DemoSettings", "generate_demo", "open_d
 
 Progress = Callable[[int, int], None]
 
-_GENERATOR_VERSION = 3
+_GENERATOR_VERSION = 4
 """Raised whenever the same settings give other pictures, so that an old cache is not used for them."""
 _MARKER = "demo.json"
 _FILES = {"source": "rendered", "target": "camera"}
@@ -46,9 +46,9 @@ class DemoSettings:
     """What a generated demo folder holds. Raises InputError if a value breaks its rule."""
 
     seed: int = 0
-    train: int = 400
+    train: int = 320
     """Images in each domain's training split."""
-    val: int = 100
+    val: int = 80
     """Images in each domain's validation split."""
     size: tuple[int, int] = DEMO_SIZE
     """(height, width) in pixels."""

@@ -176,9 +176,9 @@ def _smooth_noise(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     # OpenCV takes maps of at most 32767 rows.
     columns = 1024
     rows = -(-len(u) // columns)
-    maps = np.zeros((2, rows * columns), np.float32)
-    maps[0, : len(u)], maps[1, : len(v)] = u % 256, v % 256
-    maps = maps.reshape(2, rows, columns)
+    flat = np.zeros((2, rows * columns), np.float32)
+    flat[0, : len(u)], flat[1, : len(v)] = u % 256, v % 256
+    maps = flat.reshape(2, rows, columns)
     return cv2.remap(textures.SMOOTH, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP).ravel()[
         : len(u)
     ]

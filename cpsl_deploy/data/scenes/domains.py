@@ -1,7 +1,7 @@
 """The two domains of the demo: what differs between the labelled game and the unlabelled camera.
 
-Both draw from the same kinds of street. The values were chosen from what the two kinds of pictures look like;
-none was fitted to the result of a training run.
+Both draw from the same kinds of street. The values were chosen from what such pictures look like, and so that
+a network trained with labels learns either domain; none was fitted to the result of an adaptation.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ RENDERED_LAYOUT = Layout(
     crossing_chance=(0.5, 0.9),
     tree_spacing=(11.0, 20.0),
     lamp_spacing=(14.0, 22.0),
-    sign_spacing=(18.0, 28.0),
+    sign_spacing=(22.0, 34.0),
     parked_spacing=(16.0, 28.0),
     traffic_spacing=(18.0, 30.0),
     walker_spacing=(8.0, 14.0),
-    rider_spacing=(20.0, 30.0),
+    rider_spacing=(25.0, 36.0),
     bend=(0.0, 3.0),
 )
 CAMERA_LAYOUT = Layout(
@@ -52,11 +52,11 @@ CAMERA_LAYOUT = Layout(
     crossing_chance=(0.4, 0.9),
     tree_spacing=(9.0, 18.0),
     lamp_spacing=(15.0, 24.0),
-    sign_spacing=(20.0, 32.0),
+    sign_spacing=(22.0, 34.0),
     parked_spacing=(15.0, 26.0),
     traffic_spacing=(17.0, 28.0),
     walker_spacing=(8.0, 14.0),
-    rider_spacing=(20.0, 30.0),
+    rider_spacing=(25.0, 36.0),
     bend=(0.0, 5.0),
 )
 

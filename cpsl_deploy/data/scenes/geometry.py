@@ -35,8 +35,6 @@ class Camera:
     """In pixels of the picture."""
     size: tuple[int, int]
     """(height, width) in pixels."""
-    horizon: float = 0.5
-    """Height of the principal point as a share of the picture's height."""
 
     @cached_property
     def rotation(self) -> np.ndarray:
@@ -50,9 +48,7 @@ class Camera:
     def intrinsics(self) -> np.ndarray:
         """(3, 3) from camera coordinates to pixels, pixel centres at whole numbers."""
         height, width = self.size
-        return np.array(
-            [[self.focal, 0, (width - 1) / 2], [0, self.focal, height * self.horizon - 0.5], [0, 0, 1]]
-        )
+        return np.array([[self.focal, 0, (width - 1) / 2], [0, self.focal, (height - 1) / 2], [0, 0, 1]])
 
     def from_world(self, points: np.ndarray) -> np.ndarray:
         """World points (N, 3) in camera coordinates."""
@@ -64,7 +60,7 @@ class Paint(NamedTuple):
 
     label: int
     material: int
-    colour: tuple[float, float, float]
+    colour: tuple[float, ...]
     seed: float = 0.0
     detail: float = 0.0
 
@@ -145,15 +141,17 @@ class Faces:
 
     def mesh(self) -> Mesh:
         """All faces in painting order."""
-        faces, paints = [], []
-        for make, noted, made_of in (
-            (_solid_faces, self._solids, self._solid_paints),
-            (_limb_faces, self._limbs, self._limb_paints),
-            (_blob_faces, self._blobs, self._blob_paints),
-        ):
-            if noted:
-                faces.append(make(noted))
-                paints += [made_of[k] for k in faces[-1].kept.tolist()]
+        faces: list[_Faces] = []
+        paints: list[Paint] = []
+        if self._solids:
+            faces.append(_solid_faces(self._solids))
+            paints += [self._solid_paints[k] for k in faces[-1].kept.tolist()]
+        if self._limbs:
+            faces.append(_limb_faces(self._limbs))
+            paints += [self._limb_paints[k] for k in faces[-1].kept.tolist()]
+        if self._blobs:
+            faces.append(_blob_faces(self._blobs))
+            paints += [self._blob_paints[k] for k in faces[-1].kept.tolist()]
         if not faces:
             return Mesh(np.zeros((0, 3)), np.zeros(0, int), np.zeros((0, 3, 3)), np.zeros((0, 2)), [])
         turns, depths = (

@@ -143,7 +143,7 @@ class Item:
     z: float
     heading: float
     size: tuple[float, float, float]
-    rolls: tuple[float, float, float, float]
+    rolls: tuple[float, ...]
     phase: float = 0.0
     far_end: float = 0.0
 

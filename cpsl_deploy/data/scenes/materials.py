@@ -27,7 +27,8 @@ DEMO_CLASSES = ClassSpace(
 
 ROAD, SIDEWALK, BUILDING, FENCE, POLE, SIGN, TREE, TERRAIN, SKY, PERSON, RIDER, CAR = range(12)
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]
+"""Red, green and blue, 0..1."""
 
 
 class Material(IntEnum):

@@ -153,7 +153,7 @@ _BOARDS = (
 
 def _sign(faces: Faces, placed: Placed, item: Item, palette: Palette) -> None:
     (count, turn), aspect, outer, inner, share = _BOARDS[int(item.rolls[1] * len(_BOARDS))]
-    radius, height = 0.42 + 0.14 * item.rolls[2], item.size[1] + 0.3
+    radius, height = 0.41 + 0.11 * item.rolls[2], item.size[1] + 0.3
     metal = palette.pick("metal", item.rolls[0])
     stem = {"metal": Paint(POLE, Material.PLAIN, metal)}
     add_bars(faces, placed, [((0, 0, 0.06), (0, height, 0.06), 0.06, "metal")], stem)

@@ -143,14 +143,12 @@ def demo_video(
     scene = Scene(seed, "camera", size)
     path = Path(path)
     with atomic_path(path) as temporary:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), fps, size[::-1])
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size[::-1])
         try:
             if not writer.isOpened():
                 raise UnavailableError(
-                    "this OpenCV cannot write MPEG-4 video (codec mp4v) to "
-                    + str(path)
-                    + ". Name a file ending "
-                    "in .mp4, or install OpenCV as this project does: pip install opencv-python-headless"
+                    f"this OpenCV cannot write MPEG-4 video (codec mp4v) to {path}. Name a file ending in "
+                    ".mp4, or install OpenCV as this project does: pip install opencv-python-headless"
                 )
             for k in range(count):
                 writer.write(np.ascontiguousarray(scene.frame(k / fps)[0][..., ::-1]))

@@ -18,7 +18,7 @@ class Sensor:
 
     brightness: float
     """Mean of the linear picture that the automatic exposure aims at."""
-    balance: tuple[float, float, float]
+    balance: tuple[float, ...]
     """Gains of red, green and blue."""
     vignette: float
     """Share of light lost in the corners."""
@@ -44,12 +44,12 @@ class Sensor:
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         picture *= (1 - self.vignette * 0.5 * (x * x + y * y))[..., None]
         picture = cv2.GaussianBlur(picture, (0, 0), self.blur * scale)
-        picture *= np.float32(self.balance)
+        picture *= np.array(self.balance, np.float32)
         # The noise of a larger picture is that of larger pixels' neighbours: as strong once it is shrunk.
         noise = rng.standard_normal(picture.shape, np.float32) * np.float32(scale)
         deviation = np.sqrt(self.photon_noise**2 * np.maximum(picture, 0) + self.read_noise**2)
         picture = np.maximum(picture + noise * deviation, 0)
-        grey = picture @ np.float32([0.3, 0.59, 0.11])
+        grey = picture @ np.array([0.3, 0.59, 0.11], np.float32)
         picture = np.maximum(grey[..., None] + self.saturation * (picture - grey[..., None]), 0)
         picture = (1 - np.exp(-1.6 * picture)) / (1 - np.exp(np.float32(-1.6 * 1.25)))
         picture = np.minimum(picture, 1) ** np.float32(1 / 2.2)

@@ -154,7 +154,7 @@ def _ground_grain(u, v, across, depth, kind, walk, look: Look) -> np.ndarray:
         joints = (_part(v / 1.2) > 0.93) | (_part(across / 0.9) > 0.93)
         factor -= look.paving * (joints & walk) * _fade(depth, 14)
     if look.grain > 0:
-        strength = np.take(np.float32([1, 0.7, 2.2, 0.6]) * np.float32(look.grain), kind)
+        strength = np.take(np.array([1, 0.7, 2.2, 0.6], np.float32) * np.float32(look.grain), kind)
         factor += lookup(ROUGH, u * 28, v * 28) * _fade(depth, 25) * strength
     if look.stains > 0:
         # Stains are drawn out along the road; tyres darken two tracks of each lane.
