@@ -210,16 +210,28 @@ class _Loop:
 
     def _stop_for(self, term: str, value: float, done: int) -> None:
         seen = self.batch.target.indices.tolist() if self.batch and self.batch.target else "none"
-        name = self.stage.name
         raise TrainingError(
-            f"a loss must stay finite; the term {term!r} of {name} is {value} by iteration {done} (target images of "
-            f"the last batch: {seen}). Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm, then --resume: the "
-            "last checkpoint is intact."
+            f"a loss must stay finite; the term {term!r} of {self.stage.name} is {value} by iteration {done} (target "
+            f"images of the last batch: {seen}). {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        name, recipe_file = self.stage.name, self.around.checkpoint.with_name("recipe.toml")
+        return (
+            f"Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with --recipe "
+            f"{recipe_file} --resume: the last checkpoint is intact."
         )
 
     def save(self, iteration: int) -> None:
+        """Write a checkpoint. Raises TrainingError, and keeps the last one, if the stage is not finite any more."""
         if not self.processes.is_first:
             return
+        for key, value in self.stage.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise TrainingError(
+                    f"a checkpoint holds finite numbers alone; {key} of {self.stage.name} is not finite by iteration "
+                    f"{iteration}. {self._remedy()}"
+                )
         state = {
             "stage": self.stage.name,
             "iteration": iteration,

@@ -76,9 +76,13 @@ class RunFolder:
         write_json(self.results_file, self.results() | entries)
 
     def log_metrics(self, entry: dict[str, Any]) -> None:
-        """Append a line. A line cut short by a crash is skipped when read."""
-        with open(self.metrics_file, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Append a line. A line cut short by a crash is skipped when read, and stays a line of its own."""
+        with open(self.metrics_file, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(json.dumps(entry).encode() + b"\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Logged lines; of a step logged again after a resume, the later line."""

@@ -1,0 +1,95 @@
+"""The run folder: begun once, resumed with the same recipe alone, its lines readable after a crash."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from cpsl_deploy.errors import OutputError, RecipeError
+from cpsl_deploy.train.recipe import Data, Recipe, load_recipe
+from cpsl_deploy.train.run_folder import RunFolder
+
+RECIPE = Recipe(name="tiny", data=Data(source_size=(64, 96), target_size=(64, 96), crop=(64, 64)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def test_a_begun_run_holds_its_recipe_and_can_be_resumed(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    assert load_recipe(folder.recipe_file) == RECIPE
+    RunFolder(folder.path).begin(RECIPE, resume=True)
+
+
+def test_a_run_is_not_begun_over_another(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    with pytest.raises(OutputError, match="--resume"):
+        folder.begin(RECIPE, resume=False)
+
+
+def test_nothing_is_begun_among_other_files(folder: RunFolder):
+    folder.path.mkdir()
+    (folder.path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="not empty"):
+        folder.begin(RECIPE, resume=False)
+    assert [p.name for p in folder.path.iterdir()] == ["thesis.tex"]
+
+
+def test_only_a_run_can_be_resumed(folder: RunFolder):
+    with pytest.raises(OutputError, match="holds none"):
+        folder.begin(RECIPE, resume=True)
+
+
+def test_another_recipe_does_not_resume_and_the_error_names_the_difference(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    with pytest.raises(RecipeError, match=r"seed = 0.*seed = 7"):
+        folder.begin(dataclasses.replace(RECIPE, seed=7), resume=True)
+
+
+def test_results_are_added_to_those_there_are(folder: RunFolder):
+    assert folder.results() == {}
+    folder.add_results(warm_up={"mean_iou": 0.4})
+    folder.add_results(self_labelling={"mean_iou": 0.5}, warm_up={"mean_iou": 0.41})
+    assert folder.results() == {"warm_up": {"mean_iou": 0.41}, "self_labelling": {"mean_iou": 0.5}}
+
+
+def test_damaged_results_are_an_error_that_names_the_file(folder: RunFolder):
+    folder.add_results(warm_up={})
+    folder.results_file.write_text('{"warm_')
+    with pytest.raises(OutputError, match=r"results\.json"):
+        folder.results()
+
+
+def line(iteration: int, loss: float) -> dict:
+    return {"stage": "warm_up", "iteration": iteration, "losses": {"source": loss}}
+
+
+def test_metrics_come_back_and_a_resumed_step_replaces_the_first_one(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    assert folder.metrics() == []
+    score = {"stage": "warm_up", "iteration": 10, "mean_iou": 0.3}
+    for entry in (line(10, 1.0), score, line(20, 0.9), line(20, 0.8)):
+        folder.log_metrics(entry)
+    assert folder.metrics() == [line(10, 1.0), score, line(20, 0.8)]
+
+
+def test_a_line_cut_short_costs_itself_alone(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    folder.log_metrics(line(10, 1.0))
+    with open(folder.metrics_file, "a") as file:
+        file.write('{"stage": "warm_up", "iter')
+    for iteration in (20, 30):
+        folder.log_metrics(line(iteration, 0.9))
+    assert folder.metrics() == [line(10, 1.0), line(20, 0.9), line(30, 0.9)]
+
+
+def test_a_checkpoint_is_removed_if_there_is_one(folder: RunFolder):
+    folder.begin(RECIPE, resume=False)
+    folder.remove_checkpoint()
+    folder.checkpoint.write_bytes(b"state")
+    folder.remove_checkpoint()
+    assert not folder.checkpoint.exists()
