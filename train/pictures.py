@@ -66,13 +66,16 @@ def write_before_after(
     images = WorkingImages(dataset, size)
     for network in networks.values():
         network.eval().to(device)
-    rows = {i: _row(networks, images, i, device, with_truth=with_truth) for i in evenly_spaced(len(dataset))}
+    rows = {
+        i: picture_row(networks, images, i, device, with_truth=with_truth)
+        for i in evenly_spaced(len(dataset))
+    }
     titles = ["image", *networks, *(["truth (uncoloured: no label)"] if with_truth else [])]
     where = f"{dataset.name} ({dataset.split})"
     _draw_sheet({dataset.names[i]: row for i, row in rows.items()}, titles, dataset.classes, where, path)
 
 
-def _row(
+def picture_row(
     networks: dict[str, Segmenter],
     images: WorkingImages,
     index: int,
@@ -80,6 +83,7 @@ def _row(
     *,
     with_truth: bool,
 ) -> list[Cell]:
+    """The pictures of one image, left to right, each at the width of a cell."""
     image, classes = images.image(index), images.dataset.classes
     assert classes is not None
     truth = images.dataset.label(index) if with_truth else None

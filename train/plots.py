@@ -159,8 +159,8 @@ def write_iou_curves(summary: RunSummary, path: Path) -> None:
 def _draw_iou_group(axes: Axes, summary: RunSummary, group: str, classes: list[int]) -> None:
     ends: list[tuple[float, str, object]] = []
     highest = 10.0
-    mean_of_group = _run_curve(summary, classes)
-    curves = [(summary.classes.names[k], _run_curve(summary, [k]), k) for k in classes]
+    mean_of_group = run_curve(summary, classes)
+    curves = [(summary.classes.names[k], run_curve(summary, [k]), k) for k in classes]
     for rank, (name, (x, y), k) in enumerate([*curves, (f"mean of {group}", mean_of_group, None)]):
         known = y[~np.isnan(y)]
         if not len(known):
@@ -185,7 +185,7 @@ def _draw_iou_group(axes: Axes, summary: RunSummary, group: str, classes: list[i
     label_line_ends(axes, ends)
 
 
-def _run_curve(summary: RunSummary, members: Sequence[int]) -> Curve:
+def run_curve(summary: RunSummary, members: Sequence[int]) -> Curve:
     """Mean IoU of some classes over the run; broken before a stage that trains a new network."""
     x: list[float] = []
     y: list[float] = []
