@@ -94,7 +94,7 @@ class SelfLabelling(TrainingStage):
             ),
         }
         if s.self_labelling_weight or s.contrast_weight:
-            losses |= self.pixel_losses(target, seen, student, generator)
+            losses |= self.pixel_losses(target, seen, generator)
         if s.consistency_weight:
             valid = _at(target.valid & ~pasted, student.features)
             log_probs = self.prototype_log_probs(student.features, self.teacher.prototypes)
@@ -153,28 +153,30 @@ class SelfLabelling(TrainingStage):
     def prototype_log_probs(self, features: Tensor, prototypes: Tensor) -> Tensor:
         return (cosine_scores(features, prototypes) / self.settings.temperature).log_softmax(dim=1)
 
-    def pixel_losses(
-        self, target: TargetBatch, seen: TeacherView, student: SegmenterOutput, generator: torch.Generator
-    ) -> Losses:
-        """Self-labelling loss (section 3.2) and pixel contrast on pixels drawn from the weak views."""
+    def pixel_losses(self, target: TargetBatch, seen: TeacherView, generator: torch.Generator) -> Losses:
+        """Self-labelling loss (section 3.2) and pixel contrast on pixels drawn from the weak views.
+
+        The contrast is of the student's features: the teacher's, which fill the bank, have no gradient.
+        """
         s = self.settings
         drawn = self.draw_pixels(seen.output.features.shape, target, generator)
         features = F.normalize(_gather(seen.output.features, drawn), dim=1)
         scores = F.normalize(_gather(seen.output.logits, drawn), dim=1)
         labels = _gather(seen.rectified, drawn).argmax(dim=1)
+        online = features
+        if s.student_features or s.contrast_weight:
+            online = F.normalize(_gather(predict(self.network, target.weak).features, drawn), dim=1)
         losses: Losses = {}
         if s.contrast_weight and len(self.bank):
             bank, _, bank_labels = self.bank.rows()
-            losses["contrast"] = s.contrast_weight * pixel_contrast(features, labels, bank, bank_labels)
+            bank = bank.clone()  # the push below must not change what the backward pass needs
+            losses["contrast"] = s.contrast_weight * pixel_contrast(online, labels, bank, bank_labels)
         everywhere = [gathered(rows) for rows in (features, scores, labels)]
         self.bank.push(*everywhere)
 
         bank, bank_scores, _ = self.bank.rows()
         rows = own_part(self.bank.newest(len(everywhere[2])))
-        online = features
-        if s.student_features:
-            online = _gather(predict(self.network, target.weak).features, drawn)
-        log_probs = self.prototype_log_probs(online, self.prototypes)
+        log_probs = self.prototype_log_probs(online if s.student_features else features, self.prototypes)
         loss = log_probs.new_zeros(())
         marginal = self.prior if s.align_distribution else torch.full_like(self.prior, 1 / len(self.prior))
         for of_bank in (cosine_scores(bank, self.prototypes.detach()), bank_scores):

@@ -1,0 +1,279 @@
+"""The step of stage 1: what its losses are, and which parameters each of them reaches."""
+
+# ruff: noqa: E402
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from tiny_training import tiny_batch, tiny_network
+
+from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.train import recipe
+from cpsl_deploy.train.assignment import sinkhorn
+from cpsl_deploy.train.samples import Batch
+from cpsl_deploy.train.self_labelling import SelfLabelling
+from cpsl_deploy.train.stage import predict
+from cpsl_deploy.train.target_statistics import SoftLabels, TargetSummary
+
+PRIOR = torch.tensor([0.5, 0.3, 0.2])
+NAMES = {"source", "target", "self_labelling", "consistency"}
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """Stages whose soft labels of the four target images are random."""
+
+    def stage(**settings: object) -> SelfLabelling:
+        generator = torch.Generator().manual_seed(0)
+        soft_labels = SoftLabels(tmp_path / "soft_labels")
+        for index in range(4):
+            soft_labels.write(index, (3 * torch.randn(3, 8, 12, generator=generator)).softmax(dim=0))
+        summary = TargetSummary(torch.randn(3, 8, generator=generator), PRIOR)
+        options = {
+            "iterations": 4,
+            "batch": 2,
+            "bank": 64,
+            "pixels_per_image": 16,
+            "mixing": "none",
+            **settings,
+        }
+        chosen = recipe.SelfLabelling(**options)
+        made = SelfLabelling(chosen, tiny_network(dropout=0.5), summary, soft_labels, target_statistics=True)
+        return made.train()
+
+    return stage
+
+
+def losses_of(stage: SelfLabelling, batch: Batch | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return stage(batch or tiny_batch(), torch.Generator().manual_seed(seed))
+
+
+def reached_by(stage: SelfLabelling, loss: torch.Tensor) -> set[str]:
+    """Names of the parameters that a loss pulls at."""
+    stage.zero_grad(set_to_none=True)
+    loss.backward(retain_graph=True)
+    parameters = stage.named_parameters()
+    return {name for name, p in parameters if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def test_all_losses_are_finite_and_all_that_learns_is_reached(make):
+    stage = make(contrast_weight=0.1, mixing="cutmix", mixing_probability=1.0)
+    losses_of(stage)
+    losses = losses_of(stage)
+    assert losses.keys() == NAMES | {"contrast"}
+    assert all(torch.isfinite(loss) and loss > 0 for loss in losses.values())
+    # A bias in front of a batch norm moves nothing.
+    learns = {"prototypes", *(f"network.{name}" for name, _ in stage.network.named_parameters())}
+    assert reached_by(stage, sum(losses.values())) >= learns - {"network.encoder.bias"}
+
+
+def test_self_labelling_reaches_the_prototypes_alone(make):
+    stage = make()
+    assert reached_by(stage, losses_of(stage)["self_labelling"]) == {"prototypes"}
+
+
+def test_self_labelling_reaches_the_student_s_features_if_asked(make):
+    stage = make(student_features=True)
+    reached = reached_by(stage, losses_of(stage)["self_labelling"])
+    assert {"prototypes", "network.encoder.weight"} <= reached
+    assert not any("classifier" in name for name in reached)
+
+
+def test_contrast_reaches_the_student_s_features(make):
+    stage = make(contrast_weight=0.1)
+    assert "contrast" not in losses_of(stage), "an empty bank has nothing to contrast with"
+    losses = losses_of(stage)
+    assert "network.encoder.weight" in reached_by(stage, losses["contrast"])
+    assert reached_by(stage, losses["self_labelling"]) == {"prototypes"}
+
+
+def test_segmentation_and_consistency_reach_the_student_not_the_prototypes(make):
+    stage = make()
+    losses = losses_of(stage)
+    for name in ("source", "target"):
+        reached = reached_by(stage, losses[name])
+        assert {
+            "network.encoder.weight",
+            "network.classifier.weight",
+        } <= reached and "prototypes" not in reached
+    reached = reached_by(stage, losses["consistency"])
+    assert "network.encoder.weight" in reached and "prototypes" not in reached
+
+
+@pytest.mark.parametrize("student_features", [False, True])
+def test_nothing_reaches_the_teacher(make, student_features: bool):
+    stage = make(student_features=student_features, contrast_weight=0.1)
+    losses_of(stage)
+    before = {key: value.clone() for key, value in stage.teacher.state_dict().items()}
+    sum(losses_of(stage).values()).backward()
+    assert all(p.grad is None and not p.requires_grad for p in stage.teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in stage.teacher.state_dict().items())
+
+
+def test_consistency_is_zero_when_the_views_and_the_networks_are_one(make):
+    """The strong view is the weak one and the student in eval mode is the teacher."""
+    stage, batch = make(), tiny_batch()
+    identity = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    everywhere = torch.ones_like(batch.target.valid)
+    target = dataclasses.replace(
+        batch.target, strong=batch.target.weak, strong_to_weak=identity, valid=everywhere
+    )
+    stage.network.eval()
+    losses = losses_of(stage, Batch(batch.source, target))
+    assert float(losses["consistency"].detach()) == pytest.approx(0, abs=1e-5)
+
+
+def test_self_labelling_is_the_cross_entropy_with_the_balanced_assignment(make):
+    """Re-derived in NumPy from what the bank holds after the step."""
+    stage = make(self_labelling_weight=0.7)
+    losses_of(stage, tiny_batch(1))
+    loss = float(losses_of(stage)["self_labelling"].detach())
+    features, scores, _ = (rows.double().numpy() for rows in stage.bank.rows())
+    assert features.shape == (64, 8)
+    assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(scores, axis=1), 1, atol=1e-5)
+    prototypes = stage.prototypes.detach().double().numpy()
+    cosines = features @ (prototypes / np.linalg.norm(prototypes, axis=1, keepdims=True)).T
+    batch = slice(32, 64)
+    logits = cosines[batch] / 0.08
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    wanted = 0.0
+    for of_bank in (cosines, scores):
+        q = np.exp(of_bank / 0.05)
+        for _ in range(3):
+            q *= PRIOR.numpy() * len(q) / q.sum(axis=0)
+            q /= q.sum(axis=1, keepdims=True)
+        wanted -= 0.7 * (q[batch] * log_probs).sum(axis=1).mean()
+    assert loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_uniform_marginal_is_a_switch(make):
+    aligned, uniform, of_uniform_prior = make(), make(align_distribution=False), make()
+    of_uniform_prior.prior.fill_(1 / 3)
+    stages = (aligned, uniform, of_uniform_prior)
+    to_prior, to_uniform, wanted = (losses_of(stage)["self_labelling"] for stage in stages)
+    assert torch.allclose(to_uniform, wanted) and not torch.allclose(to_prior, wanted, rtol=1e-3)
+
+
+def test_the_bank_is_filled_with_the_teacher_s_pixels_and_their_labels(make):
+    stage, batch = make(pixels_per_image=64, bank=200), tiny_batch()
+    with torch.no_grad():
+        losses_of(stage, batch)
+    output = predict(stage.teacher.network, batch.target.weak)
+    seen = stage.teach(batch.target)
+    features, scores, labels = stage.bank.rows()
+    assert len(labels) == 128, "no more pixels are drawn than there are"
+    all_features = torch.nn.functional.normalize(output.features, dim=1).permute(0, 2, 3, 1).reshape(128, 8)
+    distance, pixel = torch.cdist(features, all_features).min(dim=1)
+    assert distance.max() < 1e-3 and sorted(pixel.tolist()) == list(range(128))
+    all_scores = torch.nn.functional.normalize(output.logits, dim=1).permute(0, 2, 3, 1).reshape(128, 3)
+    assert torch.allclose(scores, all_scores[pixel], atol=1e-5)
+    assert torch.equal(labels, seen.rectified.argmax(dim=1).flatten()[pixel])
+
+
+def test_pseudo_labels_are_rectified_unless_switched_off(make):
+    batch = tiny_batch()
+    rectified, plain = make().teach(batch.target), make(rectify=False).teach(batch.target)
+    soft = make().soft_labels.views(batch.target, batch.target.weak_to_image, (8, 8))
+    product = soft * rectified.assignment
+    assert torch.allclose(rectified.rectified, product / product.sum(dim=1, keepdim=True), atol=1e-6)
+    assert torch.allclose(plain.rectified, soft / soft.sum(dim=1, keepdim=True), atol=1e-6)
+    online = make(online_soft_labels=True, rectify=False).teach(batch.target)
+    assert torch.allclose(online.rectified, online.output.logits.softmax(dim=1), atol=1e-6)
+
+
+def test_pixels_outside_the_views_are_ignored(make):
+    """What the strong view shows where it is not valid changes neither labels nor losses' targets."""
+    stage, batch = make(), tiny_batch()
+    assert not batch.target.valid.all()
+    labels, _ = stage.strong_labels(batch.target, stage.teach(batch.target))
+    assert torch.equal(labels == IGNORE, ~batch.target.valid)
+    stage = make(threshold=0.9)
+    kept, _ = stage.strong_labels(batch.target, stage.teach(batch.target))
+    agree = kept == labels
+    assert (agree | (kept == IGNORE)).all() and 0 < agree[batch.target.valid].float().mean() < 1
+
+
+def test_without_a_valid_pixel_the_target_costs_nothing(make):
+    stage, batch = make(), tiny_batch()
+    nowhere = dataclasses.replace(batch.target, valid=torch.zeros_like(batch.target.valid))
+    losses = losses_of(stage, Batch(batch.source, nowhere))
+    assert float(losses["target"].detach()) == float(losses["consistency"].detach()) == 0
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "classmix"])
+def test_source_pixels_are_pasted_with_their_labels(make, kind: str):
+    stage, batch = make(mixing=kind, mixing_probability=1.0), tiny_batch()
+    labels = torch.full_like(batch.source.labels, 1)
+    images, mixed, pasted = stage.mix(
+        batch.source, batch.target.strong, labels, torch.Generator().manual_seed(0)
+    )
+    assert 0 < pasted.float().mean() < 1
+    assert torch.equal(mixed, torch.where(pasted, batch.source.labels, labels))
+    for channel in range(3):
+        wanted = torch.where(pasted, batch.source.images[:, channel], batch.target.strong[:, channel])
+        assert torch.equal(images[:, channel], wanted)
+
+
+def test_mixing_happens_as_often_as_asked(make):
+    batch = tiny_batch()
+    for probability in (0.0, 0.5, 1.0):
+        stage = make(mixing="cutmix", mixing_probability=probability)
+        labels = torch.zeros_like(batch.source.labels)
+        mixed = [
+            stage.mix(batch.source, batch.target.strong, labels, torch.Generator().manual_seed(s))[2].any()
+            for s in range(60)
+        ]
+        assert np.mean(mixed) == pytest.approx(probability, abs=0.2 if probability == 0.5 else 0)
+
+
+def test_the_teacher_follows_after_a_step_and_is_the_result(make):
+    stage = make(momentum=0.9)
+    (optimiser,) = stage.optimisers()
+    sum(losses_of(stage).values()).backward()
+    before = stage.teacher.prototypes.clone()
+    optimiser.step()
+    stage.after_step()
+    assert torch.allclose(stage.teacher.prototypes, 0.9 * before + 0.1 * stage.prototypes.detach(), atol=1e-6)
+    assert stage.result() is stage.teacher.network and not stage.result().training
+
+
+def test_the_prototypes_learn_at_the_head_s_rate(make):
+    stage = make(optimiser=recipe.Optimiser(lr=0.01, head_factor=5))
+    groups = stage.optimisers()[0].param_groups
+    (rate,) = {group["lr"] for group in groups if any(p is stage.prototypes for p in group["params"])}
+    assert rate == pytest.approx(0.05)
+
+
+def test_the_prior_follows_the_pseudo_labels_if_asked(make):
+    still, moving = make(), make(prior_momentum=0.9)
+    batch = tiny_batch()
+    for stage in (still, moving):
+        losses_of(stage, batch)
+    assert torch.equal(still.prior, PRIOR)
+    labels, _ = still.strong_labels(batch.target, still.teach(batch.target))
+    shares = torch.bincount(labels[labels != IGNORE], minlength=3).float()
+    assert torch.allclose(moving.prior, 0.9 * PRIOR + 0.1 * shares / shares.sum(), atol=1e-6)
+
+
+def test_running_statistics_are_of_the_target_alone_if_asked(make):
+    stage, batch = make(self_labelling_weight=0), tiny_batch()
+    losses_of(stage, batch)
+    reference = tiny_network(dropout=0.5).train()
+    predict(reference, batch.target.strong)
+    assert torch.allclose(stage.network.norm.running_mean, reference.norm.running_mean, atol=1e-6)
+
+
+def test_diagnostics_tell_of_the_assignment(make):
+    stage = make(sinkhorn_iterations=200)
+    losses_of(stage)
+    found = stage.diagnostics()
+    _, scores, _ = stage.bank.rows()
+    assignment = sinkhorn(scores, PRIOR, 0.05, 200)
+    assert found["marginal_error"] == pytest.approx(float((assignment.mean(dim=0) - PRIOR).abs().sum() / 2))
+    assert 0 <= found["assignment_entropy"] <= np.log(3) and 0 < found["confidence"] <= 1
