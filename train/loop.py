@@ -153,9 +153,7 @@ class _Loop:
         if self.processes.world == 1:
             return self.stage
         ids = [self.processes.device.index] if self.processes.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            self.stage, device_ids=ids, broadcast_buffers=False, find_unused_parameters=True
-        )
+        return nn.parallel.DistributedDataParallel(self.stage, device_ids=ids, broadcast_buffers=False)
 
     def _clear_window(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}

@@ -62,7 +62,7 @@ class CheckReport:
     def raise_for_errors(self) -> None:
         """Raises DataError with all errors, if there are any."""
         if self.errors:
-            messages = " ".join(f"({i}) {problem.message}" for i, problem in enumerate(self.errors, 1))
+            messages = " ".join(f"({i}) {_with_example(problem)}" for i, problem in enumerate(self.errors, 1))
             raise DataError(
                 f"{self.dataset} ({self.split}) cannot be used as it is: {messages} "
                 "Run cpsl-check on it to see everything."
@@ -88,6 +88,10 @@ class CheckReport:
             "ignored_share": self.ignored_share,
             "unknown_ids": self.unknown_ids,
         }
+
+
+def _with_example(problem: Problem) -> str:
+    return f"{problem.message} For example: {problem.examples[0]}" if problem.examples else problem.message
 
 
 def failed_report(name: str, split: str, error: Exception) -> CheckReport:
