@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cpsl_deploy.data import open_dataset
+from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
 from cpsl_deploy.errors import DataError
 from cpsl_deploy.spec import ModelSpec
 
@@ -20,39 +21,67 @@ COUNT = 4
 
 
 def check_frames(
-    reference: str | Path | None, spec: ModelSpec, size: tuple[int, int], *, count: int = COUNT
+    reference: str | Path | None,
+    spec: ModelSpec,
+    size: tuple[int, int],
+    *,
+    run: Path | None = None,
+    count: int = COUNT,
 ) -> tuple[list[np.ndarray], str]:
     """``count`` frames, uint8 (h, w, 3) BGR of ``size`` = (h, w), spread over a dataset, and words for them.
 
     ``reference``: a dataset as the training commands take it; None takes the target the model was adapted
-    to, if the spec names one that can still be read, and generated frames otherwise (the words say so).
-    Raises DataError if a given reference cannot be read.
+    to, if ``run`` (a run folder) or the spec names one that can still be read, and generated frames otherwise
+    (the words say so). Raises DataError if a given reference cannot be read.
     """
     if reference is not None:
-        return _from_dataset(reference, size, count)
-    target = spec.provenance.get("target")
+        return _from_dataset(_open(str(reference)), str(reference), size, count)
+    target = _remembered_target(run) or spec.provenance.get("target")
     why = "the model does not say what it was adapted to"
     if isinstance(target, str):
+        target = {"reference": target}
+    if isinstance(target, dict):
+        name = str(target.get("reference"))
         try:
-            return _from_dataset(target, size, count)
+            return _from_dataset(_open(**target), name, size, count)
         except DataError as error:
-            _log.info("frames are generated, because %s cannot be read: %s", target, error)
-            why = f"the model's target {target} cannot be read"
-    return list(
-        generated_frames(size, count)
-    ), f"{count} generated frames, because {why} (--frames names others)"
+            _log.info("frames are generated, because %s cannot be read: %s", name, error)
+            why = f"the model's target {name} cannot be read"
+    described = f"{count} generated frames, because {why} (--frames names others)"
+    return list(generated_frames(size, count)), described
 
 
-def _from_dataset(reference: str | Path, size: tuple[int, int], count: int) -> tuple[list[np.ndarray], str]:
-    """Frames at equal distances, because neighbours in a drive look alike."""
+def _remembered_target(run: Path | None) -> dict[str, str | None] | None:
+    """The reference, root and split of the target in a run folder's domains.json, if that is there."""
+    if run is None or not (run / "domains.json").is_file():
+        return None
     try:
-        dataset = open_dataset(reference, "val", role="target")
-    except DataError:
-        dataset = open_dataset(reference, "train", role="target")
+        target = json.loads((run / "domains.json").read_text())["target"]
+        return {key: target[key] for key in ("reference", "root", "split")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{run / 'domains.json'}, which says what the run was adapted to, is damaged ({error!r}). "
+            "Name images to compare on: --frames DATA"
+        ) from error
+
+
+def _open(reference: str, root: str | None = None, split: str | None = None) -> Dataset:
+    """A target's split; without one, ``val`` if there is one, because the network did not train on it."""
+    place = Path(root) if root else None
+    if split is None:
+        splits = dataset_splits(reference, root=place)
+        split = "val" if "val" in splits else splits[0]
+    return open_dataset(reference, split, root=place, role="target")
+
+
+def _from_dataset(
+    dataset: Dataset, name: str, size: tuple[int, int], count: int
+) -> tuple[list[np.ndarray], str]:
+    """Frames at equal distances, because neighbours in a drive look alike."""
     count = min(count, len(dataset))
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     frames = [_resized(dataset.image(int(i)), size) for i in indices]
-    return frames, f"{count} frames of {reference} ({dataset.split})"
+    return frames, f"{count} frame{'s' * (count > 1)} of {name} ({dataset.split})"
 
 
 def _resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -91,7 +91,7 @@ def export(
     if trt and size is None:
         size = spec.size
 
-    pictures, described = check_frames(frames, spec, size or spec.size)
+    pictures, described = check_frames(frames, spec, size or spec.size, run=weights.parent)
     if size is None:
         pictures.append(half_size(pictures[0]))
         described += "; the first at half its size, too"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -98,6 +99,21 @@ def test_the_default_frames_are_the_models_target(tmp_path: Path) -> None:
     model = small_model()
     frames, words = check_frames(None, spec_for(model, provenance={"target": str(tmp_path)}), (32, 48))
     assert len(frames) == 1 and (frames[0] == 77).all() and str(tmp_path) in words
+
+
+def test_a_run_folder_remembers_its_target(tmp_path: Path) -> None:
+    """As cpsl-adapt writes it, with the split it trained on."""
+    for split, value in (("train", 50), ("val", 99)):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "photos" / split / "a.png"), np.full((40, 60, 3), value, np.uint8))
+    place = {"reference": str(tmp_path / "photos"), "root": None, "split": "val"}
+    (tmp_path / "domains.json").write_text(json.dumps({"target": {**place, "count": 1}}))
+    spec = spec_for(small_model(), provenance={"target": "gone"})
+    frames, words = check_frames(None, spec, (32, 48), run=tmp_path)
+    assert (frames[0] == 99).all() and words == f"1 frame of {tmp_path / 'photos'} (val)"
+    (tmp_path / "domains.json").write_text("{")
+    with pytest.raises(DataError, match=r"domains\.json, which says .* is damaged"):
+        check_frames(None, spec, (32, 48), run=tmp_path)
 
 
 @pytest.mark.parametrize(
