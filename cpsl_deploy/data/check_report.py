@@ -91,7 +91,11 @@ class CheckReport:
 
 
 def _with_example(problem: Problem) -> str:
-    return f"{problem.message} For example: {problem.examples[0]}" if problem.examples else problem.message
+    return (
+        f"{problem.message} For example: {problem.examples[0].rstrip('.')}."
+        if problem.examples
+        else problem.message
+    )
 
 
 def failed_report(name: str, split: str, error: Exception) -> CheckReport:
