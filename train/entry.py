@@ -131,7 +131,5 @@ def _told_how_to_go_on(folder: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         if not folder.recipe_file.is_file():
             raise KeyboardInterrupt("Nothing was written.") from None
-        told = " ".join(map(str, interrupt.args)) or "Finished stages are kept."
-        raise KeyboardInterrupt(
-            f"{told} To go on, give the same command with --resume ({folder.path})."
-        ) from None
+        told = " ".join(map(str, interrupt.args)) or "Finished stages are kept; --resume goes on from there."
+        raise KeyboardInterrupt(f"{told} Run folder: {folder.path}") from None

@@ -56,7 +56,9 @@ class SelfLabelling(TrainingStage):
     ) -> None:
         super().__init__("self_labelling", settings, network)
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
-        self.prototypes = nn.Parameter(summary.prototypes.clone())
+        self.prototypes = nn.Parameter(
+            summary.prototypes.clone(), requires_grad=settings.self_labelling_weight > 0
+        )
         self.teacher = EmaTeacher(network, self.prototypes, settings.momentum)
         self.bank = MemoryBank(settings.bank, network.feature_channels, network.num_classes)
         self.register_buffer("prior", summary.prior.clone())
