@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.errors import RecipeError
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -39,6 +40,9 @@ class Photometric:
     noise: float = 0.0
     """Largest standard deviation of added noise, on the 0..255 scale."""
 
+    def __post_init__(self) -> None:
+        _require_not_negative(self, "brightness", "contrast", "saturation", "hue", "blur", "cutout", "noise")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometric:
@@ -53,6 +57,22 @@ class Geometric:
     """Largest shift as a share of the view's height and width, each by its own side."""
     shear: float = 0.0
     """Largest shear in degrees."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise RecipeError(
+                f"a view's scale is two numbers above 0, low and high; got {self.scale}. Change it in the recipe."
+            )
+        _require_not_negative(self, "rotation", "translation", "shear")
+
+
+def _require_not_negative(settings: Photometric | Geometric, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 0:
+            raise RecipeError(
+                f"a view's {name} is 0 or more; got {getattr(settings, name)}. Change it in the recipe."
+            )
 
 
 def crop_matrix(rng: np.random.Generator, image: Size, crop: Size, geometry: Geometric) -> np.ndarray:
