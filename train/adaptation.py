@@ -265,7 +265,7 @@ class Adaptation:
             ),
             crop=recipe.data.crop,
             geometric=settings.weak,
-            photometric=recipe.source_only.photometric,
+            photometric=settings.photometric,
             restyle=restyler(self.target) if restyle and recipe.data.style == "reinhard" else None,
         )
         target = TargetViews(

@@ -109,6 +109,8 @@ class Stage:
     optimiser: Optimiser = field(default_factory=Optimiser)
     weak: Geometric = field(default_factory=Geometric)
     """Zoom, crop and flip of source crops and of the target's weak view."""
+    photometric: Photometric = field(default_factory=Photometric)
+    """Colour changes of source crops."""
 
     def __post_init__(self) -> None:
         _require(self.iterations >= 0, "a stage's iterations are 0 or more", self.iterations)
@@ -118,9 +120,6 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class SourceOnly(Stage):
     """Supervised training on the source alone: the baseline, and the start of the warm-up."""
-
-    photometric: Photometric = field(default_factory=Photometric)
-    """Colour changes of source crops, in this and every later stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
