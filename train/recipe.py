@@ -7,6 +7,7 @@ self_labelling.iterations=200`` on the command line carries what differs from th
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -35,6 +36,18 @@ def _require(condition: bool, rule: str, value: object) -> None:
         raise RecipeError(f"{rule}; got {value!r}. Change it in the recipe or with --set.")
 
 
+def _require_shares(settings: object, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(0 <= value <= 1, f"{where}.{name} is from 0 to 1", value)
+
+
+def _require_at_least(least: int, settings: object, where: str, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        _require(value >= least, f"{where}.{name} is {least} or more", value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """What the networks are shown."""
@@ -58,7 +71,7 @@ class Data:
         for name in ("source_size", "target_size", "crop"):
             size = getattr(self, name)
             _require(len(size) == 2 and min(size) >= 32, f"data.{name} is (height, width), each 32 or more", size)
-        _require(self.rare_class_temperature >= 0, "data.rare_class_temperature is 0 or more", self.rare_class_temperature)
+        _require_at_least(0, self, "data", "rare_class_temperature", "cache_mib")
         _require(self.style in STYLES, f"data.style is one of {', '.join(STYLES)}", self.style)
 
 
@@ -97,6 +110,9 @@ class Optimiser:
     def __post_init__(self) -> None:
         _require(self.name in OPTIMISERS, f"optimiser.name is one of {', '.join(OPTIMISERS)}", self.name)
         _require(self.lr > 0, "optimiser.lr is above 0", self.lr)
+        _require(0 <= self.momentum < 1, "optimiser.momentum is in [0, 1)", self.momentum)
+        _require_at_least(0, self, "optimiser", "head_factor", "weight_decay", "poly_power")
+        _require_at_least(0, self, "optimiser", "warm_up_iterations", "clip_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +189,16 @@ class SelfLabelling(Stage):
     def __post_init__(self) -> None:
         Stage.__post_init__(self)
         _require(self.mixing in MIXINGS, f"self_labelling.mixing is one of {', '.join(MIXINGS)}", self.mixing)
-        _require(0 <= self.momentum < 1, "self_labelling.momentum is in [0, 1)", self.momentum)
-        _require(self.bank >= 1, "self_labelling.bank is 1 or more", self.bank)
+        for name in ("momentum", "prior_momentum"):
+            _require(0 <= getattr(self, name) < 1, f"self_labelling.{name} is in [0, 1)", getattr(self, name))
+        for name in ("temperature", "epsilon"):
+            _require(getattr(self, name) > 0, f"self_labelling.{name} is above 0", getattr(self, name))
+        _require_shares(self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing")
+        _require_at_least(1, self, "self_labelling", "pixels_per_image", "sinkhorn_iterations")
+        # A step's pixels are read back from the bank: a smaller one would give some of them others' assignments.
+        pixels = self.batch * self.pixels_per_image
+        rule = f"self_labelling.bank holds a step's batch * pixels_per_image = {pixels} pixels at least"
+        _require(self.bank >= pixels, rule, self.bank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +218,11 @@ class Distillation(Stage):
     mixing: str = "none"
     mixing_probability: float = 0.5
 
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        _require(self.mixing in MIXINGS, f"a distillation's mixing is one of {', '.join(MIXINGS)}", self.mixing)
+        _require_shares(self, "distillation", "threshold", "mixing_probability")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
@@ -210,8 +239,7 @@ class Compute:
 
     def __post_init__(self) -> None:
         _require(self.precision in PRECISIONS, f"compute.precision is one of {', '.join(PRECISIONS)}", self.precision)
-        _require(self.accumulate >= 1, "compute.accumulate is 1 or more", self.accumulate)
-        _require(self.workers >= 1, "compute.workers is 1 or more", self.workers)
+        _require_at_least(1, self, "compute", "accumulate", "workers", "checkpoint_every", "log_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +260,9 @@ class Recipe:
     distillation_2: Distillation = field(default_factory=Distillation)
     compute: Compute = field(default_factory=Compute)
 
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed is 0 or more", self.seed)
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -251,7 +282,7 @@ def load_recipe(reference: str | Path, overrides: typing.Mapping[str, Any] | Non
             f"no recipe {str(reference)!r}. Give a .toml file or one of: {', '.join(recipe_names())}"
         )
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
     values.setdefault("name", path.stem)
@@ -338,6 +369,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -1,0 +1,196 @@
+"""Recipes: read, overridden, written and read back; what breaks a rule is named by its full key."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from cpsl_deploy.errors import RecipeError
+from cpsl_deploy.train import recipe as recipes
+from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override, recipe_names, to_toml
+
+DATA = "[data]\nsource_size = [320, 512]\ntarget_size = [360, 480]\ncrop = [224, 288]\n"
+
+
+@pytest.fixture
+def read(tmp_path: Path):
+    """Write a TOML file with the needed sizes and more, and load it."""
+
+    def load(more: str = "", top: str = "", **overrides: object) -> Recipe:
+        path = tmp_path / "mine.toml"
+        path.write_text(f"{top}\n{DATA}{more}", encoding="utf-8")
+        return load_recipe(path, {key.replace("__", "."): value for key, value in overrides.items()})
+
+    return load
+
+
+def test_a_file_changes_what_it_says_and_defaults_the_rest(read):
+    recipe = read(
+        "[self_labelling]\nmomentum = 0.99\n[self_labelling.optimiser]\nname = 'adamw'", top="seed = 4"
+    )
+    assert recipe.name == "mine" and recipe.seed == 4
+    assert recipe.data.crop == (224, 288)
+    assert recipe.self_labelling.momentum == 0.99
+    assert recipe.self_labelling.optimiser == recipes.Optimiser(name="adamw")
+    assert recipe.warm_up == recipes.WarmUp()
+
+
+def test_a_recipe_written_out_reads_back_equal(read, tmp_path: Path):
+    plain = read()
+    unlike_defaults = dataclasses.replace(
+        plain,
+        name='höhe "quer"\\ \t\n€ 🚗 \x7f',
+        seed=11,
+        target_statistics=False,
+        model=recipes.Model(init="C:\\weights\\a.pth"),
+        self_labelling=recipes.SelfLabelling(
+            optimiser=recipes.Optimiser(lr=1e-7, head_factor=1e22), weak=recipes.Geometric(scale=(0.25, 4.0))
+        ),
+    )
+    for recipe in (plain, unlike_defaults):
+        path = tmp_path / "out.toml"
+        path.write_text(to_toml(recipe), encoding="utf-8")
+        assert load_recipe(path) == recipe
+
+
+def test_the_written_recipe_has_every_field(read):
+    def fields(value: object) -> int:
+        parts = [getattr(value, f.name) for f in dataclasses.fields(value)]
+        return sum(fields(part) if dataclasses.is_dataclass(part) else 1 for part in parts)
+
+    assert sum(" = " in line for line in to_toml(read()).splitlines()) == fields(read())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_of_the_package_load_and_read_back_equal(name: str, tmp_path: Path):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    path = tmp_path / "copy.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+
+
+def test_integers_are_accepted_for_numbers_and_become_floats(read):
+    recipe = read("[warm_up.optimiser]\nlr = 1", self_labelling__weak__scale=[1, 2])
+    assert recipe.warm_up.optimiser.lr == 1.0 and isinstance(recipe.warm_up.optimiser.lr, float)
+    assert recipe.self_labelling.weak.scale == (1.0, 2.0)
+    assert all(isinstance(v, float) for v in recipe.self_labelling.weak.scale)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[self_labelling]\nmomentun = 0.9", r"'self_labelling\.momentun'.*self_labelling\. has:.*momentum"),
+        ("[selflabelling]\nmomentum = 0.9", r"'selflabelling'.*self_labelling"),
+        ("[warm_up.optimiser]\nlearning_rate = 1.0", r"'warm_up\.optimiser\.learning_rate'"),
+        ("[warm_up]\niterations = 'many'", r"'warm_up\.iterations' is of type int; got 'many'"),
+        ("[warm_up]\niterations = 10.5", r"'warm_up\.iterations' is of type int; got 10\.5"),
+        ("[warm_up]\niterations = true", r"'warm_up\.iterations' is of type int; got True"),
+        ("[warm_up.optimiser]\nlr = true", r"'warm_up\.optimiser\.lr' is of type float; got True"),
+        ("[self_labelling]\nrectify = 1", r"'self_labelling\.rectify' is of type bool; got 1"),
+        ("[model]\nteacher = 3", r"'model\.teacher' is of type str; got 3"),
+        ("[self_labelling]\nweak = 3", r"'self_labelling\.weak' is a section"),
+        ("[self_labelling.weak]\nscale = [1.0]", r"'self_labelling\.weak\.scale' is a list of 2 values"),
+        (
+            "[self_labelling.weak]\nscale = ['a', 2]",
+            r"'self_labelling\.weak\.scale' is of type float; got 'a'",
+        ),
+    ],
+)
+def test_an_unknown_key_or_another_type_is_named(read, more: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        read(more)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("data.crop", [16, 64]),
+        ("data.style", "cubist"),
+        ("data.cache_mib", -1),
+        ("data.rare_class_temperature", -0.5),
+        ("warm_up.iterations", -1),
+        ("warm_up.batch", 0),
+        ("warm_up.optimiser.name", "lion"),
+        ("warm_up.optimiser.lr", 0),
+        ("warm_up.optimiser.lr", float("nan")),
+        ("warm_up.optimiser.momentum", 1.0),
+        ("warm_up.optimiser.clip_norm", -1),
+        ("warm_up.weak.scale", [0, 1]),
+        ("warm_up.weak.scale", [2, 1]),
+        ("warm_up.weak.rotation", -5),
+        ("source_only.photometric.hue", -0.1),
+        ("self_labelling.mixing", "clasmix"),
+        ("self_labelling.mixing_probability", 1.5),
+        ("self_labelling.momentum", 1),
+        ("self_labelling.prior_momentum", 1),
+        ("self_labelling.temperature", 0),
+        ("self_labelling.epsilon", 0),
+        ("self_labelling.sinkhorn_iterations", 0),
+        ("self_labelling.threshold", 1.2),
+        ("self_labelling.pixels_per_image", 0),
+        ("self_labelling.bank", 4 * 256 - 1),  # smaller than the pixels of a step
+        ("distillation_1.mixing", "clasmix"),
+        ("distillation_2.threshold", -0.1),
+        ("compute.precision", "fp8"),
+        ("compute.accumulate", 0),
+        ("compute.workers", 0),
+        ("compute.log_every", 0),
+        ("compute.checkpoint_every", 0),
+    ],
+)
+def test_a_value_outside_its_rule_is_refused_and_told(read, key: str, value: object):
+    with pytest.raises(
+        RecipeError, match=rf"(?s){key.split('.')[-1]}.*{value if isinstance(value, str) else ''}"
+    ):
+        read(**{key.replace(".", "__"): value})
+
+
+def test_sizes_cannot_be_left_out(tmp_path: Path):
+    (tmp_path / "empty.toml").write_text("seed = 1")
+    with pytest.raises(RecipeError, match="data"):
+        load_recipe(tmp_path / "empty.toml")
+
+
+@pytest.mark.parametrize("content", [b"[data\n", b"\xff\xfe", b"a = 1\na = 2\n"])
+def test_what_is_no_toml_is_told(tmp_path: Path, content: bytes):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(RecipeError, match=r"bad\.toml is not valid TOML"):
+        load_recipe(tmp_path / "bad.toml")
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(RecipeError, match=r"no recipe 'gta6'.*\.toml file or one of"):
+        load_recipe("gta6")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("self_labelling.iterations=200", "self_labelling.iterations", 200),
+        ("warm_up.optimiser.lr = 1e-3", "warm_up.optimiser.lr", 1e-3),
+        ("data.crop=[224, 288]", "data.crop", [224, 288]),
+        ("self_labelling.rectify=false", "self_labelling.rectify", False),
+        ("self_labelling.mixing=classmix", "self_labelling.mixing", "classmix"),
+        ('model.init="a=b.pth"', "model.init", "a=b.pth"),
+        ("model.init=weights/a=b.pth", "model.init", "weights/a=b.pth"),
+        ("model.init=", "model.init", ""),
+    ],
+)
+def test_overrides_are_toml_or_bare_words(text: str, key: str, value: object):
+    assert parse_override(text) == (key, value)
+
+
+def test_an_override_without_a_value_is_told():
+    with pytest.raises(RecipeError, match=r"key=value.*self_labelling\.iterations"):
+        parse_override("self_labelling.iterations")
+
+
+def test_overrides_reach_their_place_and_beat_the_file(read):
+    recipe = read("[warm_up]\niterations = 5", **dict([parse_override("warm_up.iterations=7")]), seed=2)
+    assert recipe.warm_up.iterations == 7 and recipe.seed == 2
+    with pytest.raises(RecipeError, match="single value"):
+        read(**{"data.style.name": "x", "data.style": "none"} | {"seed.more": 1}, top="seed = 1")
