@@ -28,6 +28,7 @@ from .views import (
     jitter_matrix,
     warp_image,
     warp_labels,
+    warp_maps,
 )
 
 
@@ -155,6 +156,13 @@ class TargetBatch:
     def to(self, device: torch.device) -> TargetBatch:
         tensors = (self.weak, self.strong, self.valid, self.weak_to_image, self.strong_to_weak)
         return TargetBatch(*(t.to(device, non_blocking=True) for t in tensors), self.indices, self.sizes)
+
+    def weak_inside(self, out: Size) -> Tensor:
+        """(N, *out) bool: where maps of the weak views at that size lie inside the images; the rest is mirrored."""
+        crop = (self.weak.shape[2], self.weak.shape[3])
+        nothing = self.weak_to_image.new_zeros(1, 1, 1, 1)
+        views = zip(self.weak_to_image, self.sizes, strict=True)
+        return torch.cat([warp_maps(nothing, matrix[None], size, crop, out)[1] for matrix, size in views])
 
 
 @dataclass(frozen=True)

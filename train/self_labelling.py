@@ -190,10 +190,14 @@ class SelfLabelling(TrainingStage):
         return losses
 
     def draw_pixels(self, shape: torch.Size, target: TargetBatch, generator: torch.Generator) -> Tensor:
-        """(N, n) positions in the weak views' feature maps."""
+        """(N, n) positions in the weak views' feature maps, inside the images; some repeat where too few are inside."""
         positions = shape[2] * shape[3]
-        count = min(self.settings.pixels_per_image, positions)
-        drawn = [torch.randperm(positions, generator=generator)[:count] for _ in range(shape[0])]
+        places = torch.arange(min(self.settings.pixels_per_image, positions))
+        drawn = []
+        for inside in target.weak_inside((shape[2], shape[3])).flatten(1).cpu():
+            order = torch.randperm(positions, generator=generator)
+            order = order[inside[order]] if inside.any() else order
+            drawn.append(order[places % len(order)])
         return torch.stack(drawn).to(target.weak.device)
 
 

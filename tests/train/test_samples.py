@@ -204,6 +204,23 @@ def test_target_views_show_what_their_maps_say():
     assert batch.sizes == ((120, 160),) * 10 and batch.indices.dtype == torch.int64
 
 
+def test_where_a_weak_view_leaves_its_image_is_known():
+    """A small zoom shows more than the image; what is beyond it is its mirror image."""
+    pictures = Pictures([coordinates()] * 2, [np.zeros((120, 160), np.uint8)] * 2)
+    images = WorkingImages(pictures, (120, 160))
+    views = target_views(pictures, images=images, weak=Geometric(scale=(0.3, 0.45)), crop=(64, 80))
+    batch = views.batch(SEED, range(4))
+    for out in ((64, 80), (8, 10)):
+        stride = 64 // out[0]
+        rows, columns = np.mgrid[: out[0], : out[1]] * stride + (stride - 1) / 2
+        points = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
+        for matrix, inside in zip(batch.weak_to_image.numpy(), batch.weak_inside(out), strict=True):
+            x, y, _ = matrix @ points
+            wanted = (x >= -0.5) & (x <= 159.5) & (y >= -0.5) & (y <= 119.5)
+            assert 0.2 < wanted.mean() < 1
+            np.testing.assert_array_equal(inside.flatten().numpy(), wanted)
+
+
 def test_a_batch_moves_whole_and_keeps_its_maps_exact():
     target = target_views(streets()).batch(SEED, range(2))
     moved = Batch(None, target).to(torch.device("cpu"))

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tiny_training import tiny_batch, tiny_network
+from tiny_training import streets, target_views, tiny_batch, tiny_network
 
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.train import recipe
@@ -18,6 +18,7 @@ from cpsl_deploy.train.samples import Batch
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.stage import predict
 from cpsl_deploy.train.target_statistics import SoftLabels, TargetSummary
+from cpsl_deploy.train.views import Geometric
 
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
 NAMES = {"source", "target", "self_labelling", "consistency"}
@@ -174,6 +175,21 @@ def test_the_bank_is_filled_with_the_teacher_s_pixels_and_their_labels(make):
     all_scores = torch.nn.functional.normalize(output.logits, dim=1).permute(0, 2, 3, 1).reshape(128, 3)
     assert torch.allclose(scores, all_scores[pixel], atol=1e-5)
     assert torch.equal(labels, seen.rectified.argmax(dim=1).flatten()[pixel])
+
+
+@pytest.mark.parametrize("wanted", [10, 60])
+def test_pixels_are_drawn_inside_the_images_alone(make, wanted: int):
+    views = target_views(streets(first_seed=100), weak=Geometric(scale=(0.45, 0.55)))
+    batch = Batch(tiny_batch().source, views.batch([1, 0], range(4)))
+    inside = batch.target.weak_inside((8, 8)).flatten(1)
+    assert inside.sum(dim=1).min() > 10 and inside.sum(dim=1).max() < 60
+    stage = make(pixels_per_image=wanted, bank=240, batch=4)
+    drawn = stage.draw_pixels(torch.Size((4, 8, 8, 8)), batch.target, torch.Generator().manual_seed(0))
+    assert drawn.shape == (4, wanted)
+    assert inside.gather(1, drawn).all()
+    for positions, share in zip(drawn, inside, strict=True):
+        assert len(positions.unique()) == min(wanted, share.sum()), "none twice before all were drawn"
+    assert torch.isfinite(losses_of(stage, batch)["self_labelling"])
 
 
 def test_pseudo_labels_are_rectified_unless_switched_off(make):
