@@ -31,7 +31,7 @@ from .run_folder import RunFolder
 from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
 from .self_labelling import SelfLabelling
 from .source_only import Supervised
-from .stage import TrainingStage
+from .stage import TrainingStage, normalised
 from .style import restyler
 from .target_statistics import SoftLabels, remove_soft_labels, source_prototypes, summarise_target
 from .views import Geometric, Photometric
@@ -40,6 +40,7 @@ from .warm_up import WarmUp
 _log = logging.getLogger(__name__)
 
 STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distillation_2")
+CALIBRATION_IMAGES = 8
 CURVE_IMAGES = 24
 """Images that the curves over training time are scored on; the stages' ends are scored on all."""
 
@@ -216,9 +217,24 @@ class Adaptation:
 
     # ---- what the stages are made of
 
-    def fresh_network(self, architecture: str, init: str) -> Segmenter:
+    def build_network(self, architecture: str, init: str) -> Segmenter:
         torch.manual_seed(self.recipe.seed)
         return build(architecture, len(self.domains.classes), init=init or None)
+
+    def fresh_network(self, architecture: str, init: str) -> Segmenter:
+        """A network at its start; a pretrained one is calibrated on a few source images."""
+        network = self.build_network(architecture, init)
+        if init:
+            views = SourceViews(
+                images=self.source,
+                sampler=Sampler(len(self.source), self.recipe.seed),
+                crop=self.recipe.data.crop,
+                geometric=Geometric(scale=(1, 1), flip=False),
+                photometric=Photometric(),
+            )
+            images = views.batch([self.recipe.seed], range(CALIBRATION_IMAGES)).images
+            network.calibrate(normalised(images, network))
+        return network
 
     def after(self, stage: str) -> Segmenter:
         """The network a finished stage left, on this process's device."""
@@ -309,7 +325,7 @@ class Adaptation:
         """
         model = self.recipe.model
         for architecture, init in {(model.teacher, model.init), (model.student, self._student_init())}:
-            self.fresh_network(architecture, init)
+            self.build_network(architecture, init)
 
     def _share(self, batch: int) -> int:
         """Crops of each domain per process and accumulation step."""

@@ -42,6 +42,11 @@ class Segmenter(nn.Module):
         """
         raise NotImplementedError
 
+    def calibrate(self, image: Tensor) -> None:
+        """Set what depends on the data before the first step. ``image``: as ``forward`` takes it. Most networks
+        have nothing to set.
+        """
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters that train at the head's higher rate: all that did not come pretrained."""
         raise NotImplementedError

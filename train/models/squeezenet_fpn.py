@@ -95,6 +95,24 @@ class SqueezeNetFpn(Segmenter):
         features = self.decoder(skip, x)
         return SegmenterOutput(features, self.classifier(self.dropout(features)))
 
+    @torch.no_grad()
+    def calibrate(self, image: Tensor) -> None:
+        """Make every batch norm of the encoder the identity on these images.
+
+        The pretrained convolutions were trained without batch norms: a fresh one would take away the scale and
+        the offset of each channel that the next module expects.
+        """
+        x = image
+        for index, module in enumerate(self.features):
+            x = module(x)
+            if str(index) in self.norms:
+                norm = self.norms[str(index)]
+                variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(variance)
+                norm.bias.copy_(mean)
+                norm.weight.copy_((variance + norm.eps).sqrt())
+
     def load_pretrained(self, content: Any, origin: str) -> str:
         """Load an ImageNet SqueezeNet 1.1 (torchvision's key names) into the encoder."""
         state = state_dict_of(content, origin)
@@ -106,9 +124,8 @@ class SqueezeNetFpn(Segmenter):
         return "encoder: " + fit(self.features, encoder, origin)
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Decoder, classifier and the encoder's batch norms, which no pretrained file has."""
-        parts = (self.norms, self.decoder, self.classifier)
-        return [p for part in parts for p in part.parameters()]
+        """Decoder and classifier, which no pretrained file has."""
+        return [p for part in (self.decoder, self.classifier) for p in part.parameters()]
 
 
 class Decoder(nn.Module):
