@@ -118,6 +118,13 @@ def test_pasted_source_pixels_bring_their_labels(make):
     assert float(losses_of(stage, Batch(unlabelled, batch.target))["target"].detach()) == 0
 
 
+def test_pasted_pixels_are_distilled_though_the_target_is_not_valid_there(make):
+    batch = tiny_batch()
+    nowhere = dataclasses.replace(batch.target, valid=torch.zeros_like(batch.target.valid))
+    mixed = make(student=1, mixing="cutmix", mixing_probability=1.0)
+    assert losses_of(mixed, Batch(batch.source, nowhere))["distillation"] > 0
+
+
 def test_the_result_is_the_student(make):
     stage = make()
     assert stage.result() is stage.network
