@@ -2,9 +2,10 @@
 
     python benchmarks/real_pair.py --data DATA --init squeezenet1_1.safetensors -o runs/real-pair
 
-DATA holds ``carla/`` and ``camvid/`` (images/ and labels/ with a folder per split; the classes are described in
-``benchmarks/datasets``). Seeds that are done are kept, one that was interrupted is continued. Writes a run folder per
-seed, ``real_pair.json`` and ``real_pair.md``; the last line on standard output is one compact JSON document.
+DATA holds ``carla/`` and ``camvid/`` (images/ and labels/ with a folder per split; the classes are described
+in ``benchmarks/datasets``). Seeds that are done are kept, one that was interrupted is continued. Writes a run
+folder per seed, ``real_pair.json`` and ``real_pair.md``; the last line on standard output is one compact JSON
+document.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def run_seed(domains: Domains, recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def summarise(results: dict[int, dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
-    """Per seed and column: mIoU over all and over the large classes, IoU per class, in percent; gap closure."""
+    """Per seed and column, in percent: mIoU over all and the large classes, IoU per class; gap closure."""
     large = [names.index(name) for name in LARGE]
     seeds: dict[str, Any] = {}
     for seed, stages in results.items():

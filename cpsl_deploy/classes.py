@@ -135,8 +135,8 @@ def parse_class_space(text: str) -> ClassSpace:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise InputError(
-            f"classes are a named class space ({', '.join(NAMED_CLASS_SPACES)}) or names with commas between; "
-            f"got {text!r}"
+            f"classes are a named class space ({', '.join(NAMED_CLASS_SPACES)}) or names with commas "
+            f"between, for example road,car; got {text!r}"
         )
     return ClassSpace(names)
 

@@ -36,5 +36,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """``HxW`` as (height, width) in pixels. Raises InputError for anything else."""
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit()) or min(int(height), int(width)) < 16:
-        raise InputError(f"a size is written HEIGHTxWIDTH in pixels, each 16 or more, for example 512x1024; got {text!r}")
+        raise InputError(
+            f"a size is written HEIGHTxWIDTH in pixels, each 16 or more, for example 512x1024; got {text!r}"
+        )
     return int(height), int(width)

@@ -50,9 +50,10 @@ def demo(
 ) -> DemoResult:
     """Generate two domains, adapt through all stages, export, segment the video, measure, report.
 
-    ``folder`` is empty, or holds a demo of the same seed that was interrupted and is continued. ``seed`` is that of
-    the training and of the pictures. ``settings`` replaces values of the recipe ``demo``, ``data`` the size of the
-    set. Raises OutputError for a folder that holds something else, and what the single steps raise.
+    ``folder`` is empty, or holds a demo of the same seed that was interrupted and is continued. ``seed`` is
+    that of the training and of the pictures. ``settings`` replaces values of the recipe ``demo``, ``data``
+    the size of the set. Raises OutputError for a folder that holds something else, and what the single steps
+    raise.
     """
     began = time.perf_counter()
     watcher = watcher or SilentWatcher()

@@ -22,7 +22,9 @@ HEADLINE = (
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("cpsl-demo"), show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of the pictures and the training.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the recipe 'demo'.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the recipe 'demo'."
+)
 def main(output: Path, seed: int, device: str, overrides: tuple[str, ...]) -> None:
     """Adapt from rendered to camera streets, export, segment a video and measure: the whole job, in minutes.
 

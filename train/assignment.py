@@ -12,7 +12,9 @@ EPSILON = 0.05
 ITERATIONS = 3
 
 
-def sinkhorn(scores: Tensor, class_prior: Tensor, epsilon: float = EPSILON, iterations: int = ITERATIONS) -> Tensor:
+def sinkhorn(
+    scores: Tensor, class_prior: Tensor, epsilon: float = EPSILON, iterations: int = ITERATIONS
+) -> Tensor:
     """Assign B pixels to K clusters so that cluster k receives the share ``class_prior[k]``.
 
     Maximises <Q, S> + epsilon H(Q) over Q >= 0 whose rows each sum to one and whose column k sums to
@@ -38,7 +40,7 @@ def sinkhorn(scores: Tensor, class_prior: Tensor, epsilon: float = EPSILON, iter
 
 
 def marginal_error(assignment: Tensor, class_prior: Tensor) -> float:
-    """Total variation between the class shares of an assignment (B, K) and the prior (K,): 0 is exact, 1 worst."""
+    """Total variation, 0 (exact) to 1, between an assignment's class shares (B, K) and the prior (K,)."""
     return 0.5 * float((assignment.mean(dim=0) - class_prior.to(assignment)).abs().sum())
 
 

@@ -38,7 +38,9 @@ class Score:
 
 
 @torch.no_grad()
-def label_map(network: Segmenter, image: np.ndarray, size: tuple[int, int], device: torch.device) -> np.ndarray:
+def label_map(
+    network: Segmenter, image: np.ndarray, size: tuple[int, int], device: torch.device
+) -> np.ndarray:
     """Labels (*size) uint8 of an RGB image at working size: logits upsampled to ``size``, then argmax."""
     batch = torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
     logits = upsampled(predict(network, batch).logits, size, network)
@@ -57,12 +59,17 @@ def evaluate(
 ) -> Score:
     """Score a network (put in eval mode) on a labelled set, at the labels' own size.
 
-    ``most``: use at most so many images, evenly spaced. ``processes`` share out the images and get the same score.
+    ``most``: use at most so many images, evenly spaced. ``processes`` share out the images and get the same
+    score.
     """
     was_training = network.training
     network.eval()
     images = WorkingImages(dataset, size)
-    indices = np.arange(len(dataset)) if most is None else np.unique(np.linspace(0, len(dataset) - 1, most).astype(int))
+    indices = (
+        np.arange(len(dataset))
+        if most is None
+        else np.unique(np.linspace(0, len(dataset) - 1, most).astype(int))
+    )
     if processes is not None:
         indices = indices[processes.rank :: processes.world]
     confusion = np.zeros((network.num_classes,) * 2, np.int64)

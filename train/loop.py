@@ -84,8 +84,9 @@ def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
 def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> TrainingStage:
     """Train a stage to its end, from its checkpoint if there is one of it.
 
-    Ctrl-C lets the step under way end, writes a checkpoint and goes on as KeyboardInterrupt; a second one stops at
-    once. Raises TrainingError if a loss is not finite, ModelFileError if the checkpoint cannot be read.
+    Ctrl-C lets the step under way end, writes a checkpoint and goes on as KeyboardInterrupt; a second one
+    stops at once. Raises TrainingError if a loss is not finite, ModelFileError if the checkpoint cannot be
+    read.
     """
     loop = _Loop(stage, around)
     compute, total = around.compute, stage.settings.iterations
@@ -100,7 +101,9 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
                 loop.report(done)
             if any_process(interrupted.is_set(), around.processes):
                 loop.save(done)
-                raise KeyboardInterrupt(f"{stage.name} stopped at iteration {done}; --resume continues from there.")
+                raise KeyboardInterrupt(
+                    f"{stage.name} stopped at iteration {done}; --resume continues from there."
+                )
             if done < total and done % compute.checkpoint_every == 0:
                 loop.save(done)
             if done < total and done % max(1, total // 4) == 0:
@@ -111,7 +114,10 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """In the block the first Ctrl-C sets the event; a second one interrupts. Elsewhere than in the main thread: nothing."""
+    """In the block the first Ctrl-C sets the event; a second one interrupts.
+
+    Threads other than the main one cannot be interrupted: there nothing is done.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -119,7 +125,9 @@ def interruptible() -> Iterator[threading.Event]:
 
     def ask(signum: int, frame: object) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt("stopped at once; the last regular checkpoint is intact, --resume continues there.")
+            raise KeyboardInterrupt(
+                "stopped at once; the last regular checkpoint is intact, --resume continues there."
+            )
         asked.set()
 
     before = signal.signal(signal.SIGINT, ask)
@@ -209,26 +217,26 @@ class _Loop:
     def _stop_for(self, term: str, value: float, done: int) -> None:
         seen = self.batch.target.indices.tolist() if self.batch and self.batch.target else "none"
         raise TrainingError(
-            f"a loss must stay finite; the term {term!r} of {self.stage.name} is {value} by iteration {done} (target "
-            f"images of the last batch: {seen}). {self._remedy()}"
+            f"a loss must stay finite; the term {term!r} of {self.stage.name} is {value} by iteration {done} "
+            f"(target images of the last batch: {seen}). {self._remedy()}"
         )
 
     def _remedy(self) -> str:
         name, recipe_file = self.stage.name, self.around.checkpoint.with_name("recipe.toml")
         return (
-            f"Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with --recipe "
-            f"{recipe_file} --resume: the last checkpoint is intact."
+            f"Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with "
+            f"--recipe {recipe_file} --resume: the last checkpoint is intact."
         )
 
     def save(self, iteration: int) -> None:
-        """Write a checkpoint. Raises TrainingError, and keeps the last one, if the stage is not finite any more."""
+        """Write a checkpoint. Raises TrainingError, keeping the last one, if the stage is not finite."""
         if not self.processes.is_first:
             return
         for key, value in self.stage.state_dict().items():
             if not torch.isfinite(value).all():
                 raise TrainingError(
-                    f"a checkpoint holds finite numbers alone; {key} of {self.stage.name} is not finite by iteration "
-                    f"{iteration}. {self._remedy()}"
+                    f"a checkpoint holds finite numbers alone; {key} of {self.stage.name} is not finite by "
+                    f"iteration {iteration}. {self._remedy()}"
                 )
         state = {
             "stage": self.stage.name,
@@ -263,7 +271,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state["stage"], state["iteration"], state["module"], state["optimisers"]
     except Exception as error:
         raise ModelFileError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it to start its stage again with --resume; "
-            "finished stages are kept."
+            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it to start its stage "
+            "again with --resume; finished stages are kept."
         ) from error
     return state

@@ -33,7 +33,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def push(self, features: Tensor, scores: Tensor, labels: Tensor) -> None:
-        """Add n pixels. features: (n, D), scores: (n, C), labels: (n,). Only the last ``capacity`` are kept."""
+        """Add n pixels, keeping the last ``capacity``. features: (n, D), scores: (n, C), labels: (n,)."""
         features, scores, labels = (rows[-self.capacity :] for rows in (features, scores, labels))
         n = len(labels)
         rows = (int(self.state[0]) + torch.arange(n, device=self.labels.device)) % self.capacity

@@ -1,7 +1,7 @@
 """Mixing source pixels into target crops: CutMix as the reference does it, and class mixing.
 
-CutMix pastes a rectangle of half the crop's area (arXiv 1905.04899). Class mixing pastes all pixels of half of the
-source crop's classes (ClassMix, arXiv 2007.07936; across domains as in DACS, arXiv 2007.08702).
+CutMix pastes a rectangle of half the crop's area (arXiv 1905.04899). Class mixing pastes all pixels of half
+of the source crop's classes (ClassMix, arXiv 2007.07936; across domains as in DACS, arXiv 2007.08702).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> 
     Raises RecipeError for a kind that is not one of MIXINGS.
     """
     if kind not in MIXINGS:
-        raise RecipeError(f"mixing is one of {', '.join(MIXINGS)}; got {kind!r}. Change it in the recipe or with --set.")
+        raise RecipeError(
+            f"mixing is one of {', '.join(MIXINGS)}; got {kind!r}. Change it in the recipe or with --set."
+        )
     mask = torch.zeros_like(source_labels, dtype=torch.bool)
     for i, labels in enumerate(source_labels):
         if kind == "cutmix":

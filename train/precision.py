@@ -18,7 +18,8 @@ def keep_depthwise_in_fp32(network: nn.Module) -> None:
     """Let a network's grouped convolutions compute in float32 whatever autocast says.
 
     With torch 2.13 on the CPU the weight gradient of a dilated depthwise convolution in bfloat16 now and then
-    holds uninitialised memory (about one backward pass in seven, seen as NaN). They are a small share of the work.
+    holds uninitialised memory (about one backward pass in seven, seen as NaN). They are a small share of the
+    work.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:

@@ -17,8 +17,9 @@ MIN_PIXELS = 10
 def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine of every pixel's feature with every prototype, both L2-normalised here.
 
-    features: (N, D, h, w) or (B, D). prototypes: (K, D). Returns (N, K, h, w) or (B, K), float32 under autocast too: a
-    cosine rounded to bfloat16 and divided by a temperature of 0.08 is off by several per cent of a probability.
+    features: (N, D, h, w) or (B, D). prototypes: (K, D). Returns (N, K, h, w) or (B, K), float32 under
+    autocast too: a cosine rounded to bfloat16 and divided by a temperature of 0.08 is off by several per cent
+    of a probability.
     """
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), dim=1)

@@ -16,8 +16,9 @@ def rectified_pseudo_label(
 ) -> tuple[Tensor, Tensor]:
     """argmax over classes of p_SL * p_ST, and its confidence.
 
-    soft_labels: p_ST (N, C, h, w), the warm-up model's softmax. assignment: p_SL (N, C, h, w). valid: (N, h, w)
-    bool, false outside the image. Pixels that are not valid, or less confident than ``threshold``, are IGNORE.
+    soft_labels: p_ST (N, C, h, w), the warm-up model's softmax. assignment: p_SL (N, C, h, w). valid:
+    (N, h, w) bool, false outside the image. Pixels that are not valid, or less confident than ``threshold``,
+    are IGNORE.
 
     Returns labels (N, h, w) int64 and confidence (N, h, w), the maximum of the renormalised product.
     """

@@ -1,10 +1,10 @@
 """The run folder: what an adaptation leaves behind, and what a resumed one finds.
 
-    recipe.toml          the resolved recipe          domains.json    the datasets and classes
-                                                      metrics.jsonl   losses and scores, a line each
-    results.json         scores of every stage        report.md       the comparison, with its pictures
-    <stage>.safetensors  the network after a stage    model.safetensors  the one to deploy
-    checkpoint.pt        the stage under way          soft_labels/    while a stage needs them
+recipe.toml          the resolved recipe          domains.json       the datasets and classes
+results.json         scores of every stage        metrics.jsonl      losses and scores, a line each
+<stage>.safetensors  the network after a stage    model.safetensors  the one to deploy
+checkpoint.pt        the stage under way          soft_labels/       while a stage needs them
+report.md            the comparison, with its pictures
 """
 
 from __future__ import annotations
@@ -38,14 +38,19 @@ class RunFolder:
         return self.path / f"{stage}.safetensors"
 
     def require_usable(self, *, resume: bool) -> None:
-        """Raises OutputError for a folder with something in it, or without a run in it if one is to be resumed."""
+        """Raises OutputError for a folder that is not empty, or that holds no run if one is to be resumed."""
         if resume and not self.recipe_file.is_file():
             raise OutputError(
-                f"--resume continues a run, and {self.path} holds none (no recipe.toml). Leave --resume out to start one."
+                f"--resume continues a run, and {self.path} holds none (no recipe.toml). Leave --resume out "
+                "to start one."
             )
         if not resume and self.path.is_dir() and any(self.path.iterdir()):
-            remedy = "Continue the run in it with --resume, or choose" if self.recipe_file.is_file() else "Choose"
-            raise OutputError(f"the output folder {self.path} is not empty. {remedy} another one with --output.")
+            remedy = (
+                "Continue the run in it with --resume, or choose" if self.recipe_file.is_file() else "Choose"
+            )
+            raise OutputError(
+                f"the output folder {self.path} is not empty. {remedy} another one with --output."
+            )
 
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder, or check that the run in it is the one to resume.
@@ -60,8 +65,8 @@ class RunFolder:
         begun = load_recipe(self.recipe_file)
         if begun != recipe:
             raise RecipeError(
-                f"--resume goes on with the recipe the run began with, and {_difference(begun, recipe)}. Give the same "
-                "values as then, or start in another folder."
+                f"--resume goes on with the recipe the run began with, and {_difference(begun, recipe)}. "
+                "Give the same values as then, or start in another folder."
             )
 
     def results(self) -> dict[str, Any]:
@@ -70,7 +75,9 @@ class RunFolder:
         try:
             return json.loads(self.results_file.read_text())
         except ValueError as error:
-            raise OutputError(f"{self.results_file} is damaged ({error}). Delete it; --resume trains the stages again.") from error
+            raise OutputError(
+                f"{self.results_file} is damaged ({error}). Delete it; --resume trains the stages again."
+            ) from error
 
     def add_results(self, **entries: Any) -> None:
         write_json(self.results_file, self.results() | entries)

@@ -1,7 +1,7 @@
 """What the networks are shown: training samples made from (seed, stage, position) alone.
 
-Every random choice of a sample comes from its position in the run, so a resumed run, or one spread over several
-processes, sees exactly the samples that an uninterrupted single process sees.
+Every random choice of a sample comes from its position in the run, so a resumed run, or one spread over
+several processes, sees exactly the samples that an uninterrupted single process sees.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class WorkingImages:
             value = cv2.resize(full, (width, height), interpolation=cv2.INTER_NEAREST)
         else:
             shrinks = height < full.shape[0]
-            value = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            value = cv2.resize(
+                full, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
         with self._lock:
             if (kind, index) not in self._kept:  # another thread may have read it meanwhile
                 self._kept[kind, index] = value
@@ -98,7 +100,9 @@ class Sampler:
     (see ``recipe.Data.rare_class_temperature``), then one of the images that have at least 50 pixels of it.
     """
 
-    def __init__(self, length: int, seed: int, *, pixels: np.ndarray | None = None, temperature: float = 0.0) -> None:
+    def __init__(
+        self, length: int, seed: int, *, pixels: np.ndarray | None = None, temperature: float = 0.0
+    ) -> None:
         self.length, self.seed = length, seed
         self._of_class: list[np.ndarray] = []
         if pixels is not None and temperature > 0:
@@ -116,7 +120,10 @@ class Sampler:
         epoch, place = divmod(position, self.length)
         with self._lock:
             if epoch != self._epoch:
-                self._epoch, self._order = epoch, np.random.default_rng([self.seed, 3, epoch]).permutation(self.length)
+                self._epoch, self._order = (
+                    epoch,
+                    np.random.default_rng([self.seed, 3, epoch]).permutation(self.length),
+                )
             return int(self._order[place])
 
 
@@ -130,7 +137,9 @@ class SourceBatch:
     """(N, H, W) int64, IGNORE where nothing is labelled."""
 
     def to(self, device: torch.device) -> SourceBatch:
-        return SourceBatch(self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True))
+        return SourceBatch(
+            self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -144,8 +153,8 @@ class TargetBatch:
     valid: Tensor
     """(N, H, W) bool: pixels of the strong view that lie inside the image and the weak view."""
     weak_to_image: Tensor
-    """(N, 3, 3) float64, also on the device, so that autocast never rounds a product of maps: from pixels of the weak
-    view to pixels of the image at working size."""
+    """(N, 3, 3) float64, also on the device, so that autocast never rounds a product of maps: from pixels of
+    the weak view to pixels of the image at working size."""
     strong_to_weak: Tensor
     """(N, 3, 3) float64."""
     indices: Tensor
@@ -158,7 +167,7 @@ class TargetBatch:
         return TargetBatch(*(t.to(device, non_blocking=True) for t in tensors), self.indices, self.sizes)
 
     def weak_inside(self, out: Size) -> Tensor:
-        """(N, *out) bool: where maps of the weak views at that size lie inside the images; the rest is mirrored."""
+        """(N, *out) bool: where maps of the weak views at that size lie inside the images, not mirrored."""
         crop = (self.weak.shape[2], self.weak.shape[3])
         nothing = self.weak_to_image.new_zeros(1, 1, 1, 1)
         views = zip(self.weak_to_image, self.sizes, strict=True)

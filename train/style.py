@@ -14,7 +14,7 @@ from .samples import WorkingImages
 
 
 def reinhard(image: np.ndarray, style: np.ndarray) -> np.ndarray:
-    """``image`` with the channel means and deviations that ``style`` has in CIELAB. Both (H, W, 3) uint8 RGB."""
+    """``image`` with the CIELAB channel means and deviations of ``style``. Both (H, W, 3) uint8 RGB."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     mean, deviation = _statistics(lab)
     wanted_mean, wanted_deviation = _statistics(cv2.cvtColor(style, cv2.COLOR_RGB2LAB).astype(np.float32))

@@ -1,8 +1,8 @@
 """Views of an image: one affine map carries image, labels, valid mask and soft labels alike.
 
 The weak view is a random scale, crop and flip; the strong view changes the weak one's geometry a little more,
-and its colours, sharpness and parts (CPSL section 3.1). A map is a 3x3 matrix that takes pixel centres of the view
-to pixel coordinates of what it was cut from; maps compose by matrix product, whatever the order of the
+and its colours, sharpness and parts (CPSL section 3.1). A map is a 3x3 matrix that takes pixel centres of the
+view to pixel coordinates of what it was cut from; maps compose by matrix product, whatever the order of the
 operations that made them.
 """
 
@@ -62,7 +62,8 @@ class Geometric:
         low, high = self.scale
         if not 0 < low <= high:
             raise RecipeError(
-                f"a view's scale is two numbers above 0, low and high; got {self.scale}. Change it in the recipe."
+                f"a view's scale is two numbers above 0, low and high; got {self.scale}. Change it in the "
+                "recipe."
             )
         _require_not_negative(self, "rotation", "translation", "shear")
 
@@ -145,13 +146,15 @@ def warp_labels(labels: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarra
     )
 
 
-def warp_maps(maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size | None = None) -> tuple[Tensor, Tensor]:
+def warp_maps(
+    maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size | None = None
+) -> tuple[Tensor, Tensor]:
     """Cut views out of dense maps (features, probabilities) that are kept at a lower resolution.
 
-    maps: (N, C, h, w) of what is ``full`` pixels large. matrices: (N, 3, 3) of views of size ``view`` to ``full``, in
-    pixels of full resolution. ``out``: size of the result; without it the maps' own stride is kept. Bilinear.
-    Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image. Coordinates are computed in float64,
-    which autocast leaves alone: in bfloat16 they would be off by pixels.
+    maps: (N, C, h, w) of what is ``full`` pixels large. matrices: (N, 3, 3) of views of size ``view`` to
+    ``full``, in pixels of full resolution. ``out``: size of the result; without it the maps' own stride is
+    kept. Bilinear. Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image. Coordinates
+    are computed in float64, which autocast leaves alone: in bfloat16 they would be off by pixels.
     """
     if out is None:
         out = tuple(max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))

@@ -47,4 +47,7 @@ class WarmUp(TrainingStage):
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         rate = self.settings.discriminator_lr
-        return [*super().optimisers(), torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.9, 0.99))]
+        return [
+            *super().optimisers(),
+            torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=(0.9, 0.99)),
+        ]

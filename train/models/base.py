@@ -43,8 +43,9 @@ class Segmenter(nn.Module):
         raise NotImplementedError
 
     def calibrate(self, image: Tensor) -> None:
-        """Set what depends on the data before the first step. ``image``: as ``forward`` takes it. Most networks
-        have nothing to set.
+        """Set what depends on the data before the first step; most networks have nothing to set.
+
+        ``image``: as ``forward`` takes it.
         """
 
     def head_parameters(self) -> list[nn.Parameter]:

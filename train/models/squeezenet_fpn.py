@@ -99,8 +99,8 @@ class SqueezeNetFpn(Segmenter):
     def calibrate(self, image: Tensor) -> None:
         """Make every batch norm of the encoder the identity on these images.
 
-        The pretrained convolutions were trained without batch norms: a fresh one would take away the scale and
-        the offset of each channel that the next module expects.
+        The pretrained convolutions were trained without batch norms: a fresh one would take away the scale
+        and the offset of each channel that the next module expects.
         """
         x = image
         for index, module in enumerate(self.features):
