@@ -17,9 +17,10 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        channels = (num_classes, *PLANES)
-        for i, (inputs, outputs) in enumerate(zip(channels, PLANES, strict=False), start=1):
-            setattr(self, f"conv{i}", nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
+        self.conv1 = nn.Conv2d(num_classes, PLANES[0], 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(PLANES[0], PLANES[1], 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(PLANES[1], PLANES[2], 3, stride=2, padding=1)
+        self.conv4 = nn.Conv2d(PLANES[2], PLANES[3], 3, stride=2, padding=1)
         self.classifier = nn.Conv2d(PLANES[-1], 1, 1)
 
     def forward(self, probs: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .models import Segmenter
+
 MOMENTUM = 0.999
 
 
@@ -18,10 +20,10 @@ class EmaTeacher(nn.Module):
 
     prototypes: Tensor
 
-    def __init__(self, student: nn.Module, prototypes: Tensor, momentum: float = MOMENTUM) -> None:
+    def __init__(self, student: Segmenter, prototypes: Tensor, momentum: float = MOMENTUM) -> None:
         super().__init__()
         self.momentum = momentum
-        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+        self.network: Segmenter = copy.deepcopy(student).requires_grad_(False).eval()
         self.register_buffer("prototypes", prototypes.detach().clone())
 
     def train(self, mode: bool = True) -> EmaTeacher:
@@ -29,7 +31,7 @@ class EmaTeacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, student: nn.Module, prototypes: Tensor) -> None:
+    def update(self, student: Segmenter, prototypes: Tensor) -> None:
         """Follow the student by one step."""
         ema, online = list(self.network.parameters()), [p.detach() for p in student.parameters()]
         torch._foreach_lerp_([*ema, self.prototypes], [*online, prototypes.detach()], 1 - self.momentum)

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Surroundings:
     """Called at quarters of the stage."""
 
 
-def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Iterator[Batch]:
+def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
     """``make(start)``, ..., ``make(stop - 1)`` in order, prepared ahead in threads."""
     with ThreadPoolExecutor(workers, thread_name_prefix="cpsl-batch") as pool:
         pending: list[Future[Batch]] = []
@@ -146,7 +146,7 @@ class _Loop:
         if self.processes.world > 1 and device.type == "cuda":
             stage.network = nn.SyncBatchNorm.convert_sync_batchnorm(stage.network)
         stage.to(device)
-        stage.network.to(memory_format=torch.channels_last)
+        stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device.type == "cpu":
             keep_depthwise_in_fp32(stage.network)
         self.optimisers = stage.optimisers()

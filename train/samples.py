@@ -6,6 +6,7 @@ several processes, sees exactly the samples that an uninterrupted single process
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -163,8 +164,17 @@ class TargetBatch:
     """Working size of each image."""
 
     def to(self, device: torch.device) -> TargetBatch:
-        tensors = (self.weak, self.strong, self.valid, self.weak_to_image, self.strong_to_weak)
-        return TargetBatch(*(t.to(device, non_blocking=True) for t in tensors), self.indices, self.sizes)
+        def there(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return dataclasses.replace(
+            self,
+            weak=there(self.weak),
+            strong=there(self.strong),
+            valid=there(self.valid),
+            weak_to_image=there(self.weak_to_image),
+            strong_to_weak=there(self.strong_to_weak),
+        )
 
     def weak_inside(self, out: Size) -> Tensor:
         """(N, *out) bool: where maps of the weak views at that size lie inside the images, not mirrored."""

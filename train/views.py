@@ -157,7 +157,8 @@ def warp_maps(
     are computed in float64, which autocast leaves alone: in bfloat16 they would be off by pixels.
     """
     if out is None:
-        out = tuple(max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))
+        height, width = (max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))
+        out = (height, width)
     ys, xs = torch.meshgrid(
         (torch.arange(out[0], device=maps.device) + 0.5) * view[0] / out[0] - 0.5,
         (torch.arange(out[1], device=maps.device) + 0.5) * view[1] / out[1] - 0.5,
@@ -174,7 +175,7 @@ def warp_maps(
 
 def change_colours(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray:
     """A colour-jittered, perhaps blurred, noisy or partly greyed copy of an RGB image (H, W, 3) uint8."""
-    out = image.astype(np.float32)
+    out: np.ndarray = image.astype(np.float32)
     out *= 1 + rng.uniform(-1, 1) * strength.brightness
     mean = out.mean()
     out = (out - mean) * (1 + rng.uniform(-1, 1) * strength.contrast) + mean

@@ -107,6 +107,8 @@ class SqueezeNetFpn(Segmenter):
             x = module(x)
             if str(index) in self.norms:
                 norm = self.norms[str(index)]
+                assert isinstance(norm, nn.BatchNorm2d)
+                assert norm.running_mean is not None and norm.running_var is not None
                 variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
                 norm.running_mean.copy_(mean)
                 norm.running_var.copy_(variance)

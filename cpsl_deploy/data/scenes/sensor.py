@@ -40,7 +40,8 @@ class Sensor:
         height, width = light.shape[:2]
         scale = height / 128
         mean = float(light.mean())
-        picture = (light + self.glare * mean) * (self.brightness / max(mean, 1e-6) / (1 + self.glare))
+        gain = self.brightness / max(mean, 1e-6) / (1 + self.glare)
+        picture: np.ndarray = (light + self.glare * mean) * gain
         y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         picture *= (1 - self.vignette * 0.5 * (x * x + y * y))[..., None]
         picture = cv2.GaussianBlur(picture, (0, 0), self.blur * scale)
@@ -59,4 +60,6 @@ class Sensor:
         stored = np.clip(picture * 255 + 0.5, 0, 255).astype(np.uint8)
         # OpenCV codes BGR.
         _, data = cv2.imencode(".jpg", stored[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])
-        return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded just now
+        return np.ascontiguousarray(decoded[..., ::-1])
