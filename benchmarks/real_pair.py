@@ -61,7 +61,7 @@ def run_seed(domains: Domains, recipe: Recipe, folder: Path) -> dict[str, Any]:
         adaptation.run_oracle()
     if "exported" not in run.results():
         write_report(run, domains, adaptation.device)
-        score_exported(run, domains, export(folder, overwrite=True).path)
+        score_exported(run, domains, export(folder, overwrite=True, score=False).path)
     return run.results()
 
 

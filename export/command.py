@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     help="Share of pixels that must get the same label from the file and from the model.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that was made from other weights.")
+@click.option(
+    "--score/--no-score",
+    default=True,
+    show_default=True,
+    help="Score the file on the labelled target images of RUN, if they are still there, in its report.",
+)
 def main(
     run: Path,
     output: Path | None,
@@ -47,11 +53,13 @@ def main(
     frames: str | None,
     min_agreement: float,
     overwrite: bool,
+    score: bool,
 ) -> None:
     """Export the model of RUN, a run folder or a .safetensors file, to ONNX, and to TensorRT with --trt.
 
     The file takes camera frames (uint8, BGR) and gives label maps; it is compared with the model before it
-    is put in place. Exit code 3: they disagree. Exit code 2: anything else is wrong.
+    is put in place, and then scored on the target's labelled images, if the run had some. Exit code 3: file
+    and model disagree. Exit code 2: anything else is wrong.
     """
     fixed = parse_size(size) if size else None
     # Imported here: --help and a wrong --size need no torch.
@@ -61,8 +69,8 @@ def main(
         from .exporter import export
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "exporting a model") from error
-    if trt:  # TensorRT works for minutes: say on what
-        logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
+    # Some steps work for minutes: they say on what.
+    logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
     click.echo(f"exporting {run} and comparing the file with the model ...")
     result = export(
         run,
@@ -72,6 +80,7 @@ def main(
         frames=frames,
         min_agreement=min_agreement,
         overwrite=overwrite,
+        score=score,
     )
     for line in summary(result):
         click.echo(line)
@@ -94,6 +103,14 @@ def summary(result: ExportResult) -> list[str]:
         f"took        {result.export_s:.1f} s to export, {result.verify_s:.1f} s to compare",
         f"report      {result.report}",
     ]
+    if result.scores:
+        lines.append(f"mIoU        {_scores(result)}")
     if result.engine:
         lines.append(f"engine      {result.engine.path} (built in {result.engine.build_s:.0f} s)")
     return lines
+
+
+def _scores(result: ExportResult) -> str:
+    titles = {"source_only": "source-only", "distillation_2": "adapted", "exported": "this file"}
+    scores = [f"{titles[key]} {100 * value:.1f} %" for key, value in result.scores.items()]
+    return f"{', '.join(scores)} on the target's labelled images; see report.md in the run folder"

@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ import onnxruntime
 import torch
 
 import cpsl_deploy
-from cpsl_deploy.errors import InputError, ModelFileError, OutputError
+from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
 from cpsl_deploy.files import atomic_path, sha256, write_json
 from cpsl_deploy.spec import ModelSpec
+from cpsl_deploy.train.adaptation import Domains
 from cpsl_deploy.train.models import load_model
+from cpsl_deploy.train.run_folder import RunFolder
 
 from .check_frames import check_frames, half_size
 from .onnx_file import OPSET, export_onnx, operator_counts, read_metadata
+from .scoring import compared_scores, scorable, score_exported
 from .tensorrt_engine import Engine, build_engine
 from .verify import MIN_AGREEMENT, Agreement, verify
 
@@ -51,6 +54,9 @@ class ExportResult:
     bytes: int
     export_s: float
     verify_s: float
+    scores: dict[str, float] = field(default_factory=dict)
+    """Mean IoU, 0..1, on the run's labelled target images: ``source_only``, ``distillation_2`` (the adapted
+    network) and ``exported`` (this file). Empty if the file was not scored."""
     engine: Engine | None = None
 
 
@@ -63,6 +69,7 @@ def export(
     frames: str | Path | None = None,
     min_agreement: float = MIN_AGREEMENT,
     overwrite: bool = False,
+    score: bool = True,
 ) -> ExportResult:
     """Export a model to ONNX, compare the file with the model, and put it in place if they agree.
 
@@ -73,10 +80,13 @@ def export(
     ``frames``: dataset, folder of photos or video to compare on; see ``check_frames`` for the default.
     ``min_agreement``: share of pixels, 0 to 1, on which file and model must give the same label.
     ``overwrite``: replace a file made from other weights; one made from the same weights always is.
+    ``score``: if ``run`` is a run folder whose target has labelled images that can still be opened, score the
+    file on them, too, and write the run's report again with that column.
 
     Raises ModelFileError for a missing or damaged model, OutputError if the output may not be replaced or
-    written, AccuracyError if file and model disagree (nothing is put in place), UnavailableError if ``trt``
-    is asked for without TensorRT or a GPU (the ONNX file is put in place before).
+    written, AccuracyError if file and model disagree (nothing is put in place), DataError for images that
+    cannot be read, UnavailableError if ``trt`` is asked for without TensorRT or a GPU (the ONNX file is put
+    in place before).
     """
     if not 0 <= min_agreement <= 1:
         raise InputError(
@@ -90,6 +100,8 @@ def export(
     _check_replaceable(output, spec, overwrite=overwrite)
     if trt and size is None:
         size = spec.size
+    folder = RunFolder(Path(run))
+    domains = scorable(folder) if score and folder.path.is_dir() else None
 
     pictures, described = check_frames(frames, spec, size or spec.size, run=weights.parent)
     if size is None:
@@ -116,6 +128,8 @@ def export(
         verify_s=verified - exported,
     )
     write_json(report, _report(result))
+    if domains is not None:
+        result = _with_scores(result, folder, domains)
     return _with_engine(result) if trt else result
 
 
@@ -178,6 +192,17 @@ def _report(result: ExportResult) -> dict[str, Any]:
             **{name: package.__version__ for name, package in packages.items()},
         },
     }
+
+
+def _with_scores(result: ExportResult, folder: RunFolder, domains: Domains) -> ExportResult:
+    _log.info("scoring %s on the run's labelled target images", result.path)
+    try:
+        score_exported(folder, domains, result.path)
+    except (DataError, OutputError) as error:
+        raise type(error)(
+            f"{error} The exported file {result.path} is in place; --no-score leaves its scoring out."
+        ) from error
+    return dataclasses.replace(result, scores=compared_scores(folder))
 
 
 def _with_engine(result: ExportResult) -> ExportResult:

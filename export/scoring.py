@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 import cpsl_deploy
 from cpsl_deploy.bench import evaluate
-from cpsl_deploy.train.adaptation import Domains
+from cpsl_deploy.train.adaptation import STAGES, Domains
+from cpsl_deploy.train.figures import require_matplotlib
+from cpsl_deploy.train.places import recall
 from cpsl_deploy.train.report import write_report
 from cpsl_deploy.train.run_folder import RunFolder
+from cpsl_deploy.train.run_summary import read_run
+
+_log = logging.getLogger(__name__)
+
+SCORES = (STAGES[0], STAGES[-1], "exported")
+"""Entries of results.json that an exported file is compared by: source-only, adapted, the file."""
+
+
+def scorable(folder: RunFolder) -> Domains | None:
+    """What an export of a run can be scored on; None, said in the log, if that is nothing.
+
+    Raises what would stop ``score_exported``, before an export has taken its minutes: DataError, OutputError
+    or InputError for damaged files of the run, MissingExtraError without matplotlib for the report.
+    """
+    domains = recall(folder)
+    if domains is None:
+        return None
+    if domains.validation is None:
+        _log.info("the exported file is not scored: the run's target has no labelled images")
+        return None
+    require_matplotlib()
+    read_run(folder, domains)
+    return domains
 
 
 def score_exported(folder: RunFolder, domains: Domains, model: Path) -> float | None:
@@ -34,3 +60,10 @@ def score_exported(folder: RunFolder, domains: Domains, model: Path) -> float | 
     )
     write_report(folder, domains, torch.device("cpu"))
     return accuracy.mean_iou
+
+
+def compared_scores(folder: RunFolder) -> dict[str, float]:
+    """Mean IoU, 0..1, of each of ``SCORES`` that a run's results.json has."""
+    results = folder.results()
+    found = {key: results.get(key, {}).get("mean_iou") for key in SCORES}
+    return {key: value for key, value in found.items() if value is not None}

@@ -60,11 +60,11 @@ class RedSees(Segmenter):
         return SegmenterOutput(image, self.conv(image))
 
 
-def small_model(seed: int = 0) -> Small:
+def small_model(seed: int = 0, num_classes: int = len(CLASS_NAMES)) -> Small:
     """Random weights, with running statistics as after training, in eval mode."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Small()
+        model = Small(num_classes)
         nn.init.uniform_(model.stem[1].running_mean, -0.5, 0.5)
         nn.init.uniform_(model.stem[1].running_var, 0.5, 2)
         model.eval()
@@ -74,9 +74,13 @@ def small_model(seed: int = 0) -> Small:
 
 
 def spec_for(model: Segmenter, *, size: tuple[int, int] = (64, 96), **values: object) -> ModelSpec:
-    return ModelSpec(
-        architecture="small",
-        class_names=CLASS_NAMES,
-        palette=PALETTE,
-        **{"mean": model.mean, "std": model.std, "stride": model.stride, "size": size, **values},
-    )
+    usual = {
+        "architecture": "small",
+        "class_names": CLASS_NAMES,
+        "palette": PALETTE,
+        "mean": model.mean,
+        "std": model.std,
+        "stride": model.stride,
+        "size": size,
+    }
+    return ModelSpec(**{**usual, **values})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from typing import Any
 from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
 from cpsl_deploy.data.check import check_dataset
-from cpsl_deploy.data.open import Role
+from cpsl_deploy.data.layouts import LAYOUTS
+from cpsl_deploy.data.open import DEMO_NAMES, Role
 from cpsl_deploy.errors import DataError
 from cpsl_deploy.files import write_json
 
 from .adaptation import Domains, join_domains
 from .loop import Watcher
 from .run_folder import RunFolder
+
+_log = logging.getLogger(__name__)
 
 VALIDATION = "val"
 """The target's split to score on, if it is there and labelled."""
@@ -87,6 +92,53 @@ def remember(folder: RunFolder, domains: Domains, places: dict[str, Place]) -> N
     write_json(folder.domains_file, _memory(domains, places))
 
 
+def recall(folder: RunFolder) -> Domains | None:
+    """Open what ``remember`` wrote down.
+
+    None if nothing was, and, said as a warning, if the images are gone or others by now. Raises DataError
+    for a damaged domains.json.
+    """
+    if not folder.domains_file.is_file():
+        return None
+    try:
+        memory = json.loads(folder.domains_file.read_text())
+        names, palette = memory["classes"], memory.get("palette", ())
+        places = {side: _remembered_place(side, memory[side]) for side in _SIDES if memory[side]}
+        digests = {side: memory[side]["images"] for side in places}
+        dropped, references = tuple(memory["dropped"]), [places[side].reference for side in _SIDES[:2]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder.domains_file}, which says what the run was made from, is damaged ({error!r}). Restore "
+            "it, or delete it: without it nothing is scored on the run's images."
+        ) from error
+    try:
+        opened = {side: place.open(need_labels=side != "target") for side, place in places.items()}
+    except DataError as error:
+        _log.warning("the images of the run %s cannot be opened any more: %s", folder.path, error)
+        return None
+    for side, dataset in opened.items():
+        if _names_digest(dataset) != digests[side]:
+            _log.warning(
+                "the run %s cannot be scored again: its %s is of other images now", folder.path, side
+            )
+            return None
+    joined = join_domains(
+        opened["source"], opened["target"], opened.get("validation"), ClassSpace(names, palette)
+    )
+    source, target = references
+    return dataclasses.replace(joined, dropped=dropped, source_reference=source, target_reference=target)
+
+
+def _remembered_place(side: str, memory: dict[str, Any]) -> Place:
+    root = memory["root"]
+    return Place(
+        role="source" if side == "source" else "target",
+        reference=memory["reference"],
+        root=Path(root) if root else None,
+        split=memory["split"],
+    )
+
+
 def require_same(folder: RunFolder, domains: Domains) -> None:
     """Raises DataError if the run in the folder began with other images or classes."""
     if not folder.domains_file.is_file():
@@ -129,7 +181,7 @@ def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
     memory: dict[str, Any] = dict.fromkeys(_SIDES)
     for side, dataset in _sides(domains).items():
         place = places.get("source" if side == "source" else "target")
-        where = {"reference": place.reference, "root": place.root and str(place.root)} if place else {}
+        where = _from_anywhere(place) if place else {}
         memory[side] = {
             **where,
             "split": dataset.split,
@@ -137,7 +189,20 @@ def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
             "count": len(dataset),
             "images": _names_digest(dataset),
         }
-    return memory | {"classes": list(domains.classes.names), "dropped": list(domains.dropped)}
+    return memory | {
+        "classes": list(domains.classes.names),
+        "palette": list(domains.classes.palette),
+        "dropped": list(domains.dropped),
+    }
+
+
+def _from_anywhere(place: Place) -> dict[str, str | None]:
+    """Reference and root that lead to the same images from any working folder; names stay names."""
+    is_name = place.reference in (*LAYOUTS, *DEMO_NAMES)
+    return {
+        "reference": place.reference if is_name else os.path.abspath(place.reference),
+        "root": None if place.root is None else os.path.abspath(place.root),
+    }
 
 
 def _names_digest(dataset: Dataset) -> str:
