@@ -33,7 +33,7 @@ from .self_labelling import SelfLabelling
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
 from .style import restyler
-from .target_statistics import SoftLabels, remove_soft_labels, source_prototypes, summarise_target
+from .target_statistics import SoftLabels, TargetSummary, remove_soft_labels, source_prototypes, summarise_target
 from .views import Geometric, Photometric
 from .warm_up import WarmUp
 
@@ -171,7 +171,11 @@ class Adaptation:
     def run_self_labelling(self) -> None:
         settings = self.recipe.self_labelling
         network = self.after("warm_up")
-        summary = self.summarise(network, prior_smoothing=settings.prior_smoothing)
+        summary = self.summarise(
+            network,
+            prior_smoothing=settings.prior_smoothing,
+            soft_prior=settings.prior_estimate == "soft",
+        )
         if self.processes.is_first:
             self.folder.add_results(prior=summary.prior.tolist())
         stage = SelfLabelling(
@@ -241,7 +245,7 @@ class Adaptation:
         network, _ = load_model(self.folder.stage_model(stage))
         return network.to(self.device, memory_format=torch.channels_last)
 
-    def summarise(self, network: Segmenter, *, mirrored: bool = False, prior_smoothing: float = 0.0) -> Any:
+    def summarise(self, network: Segmenter, **options: Any) -> TargetSummary:
         """Soft labels, prototypes and prior of the target by ``network``."""
         self.watcher.stage("soft labels", 0, len(self.target))
         report: Callable[[int, int], None] = lambda done, total: self.watcher.step("soft labels", done, {})
@@ -251,8 +255,7 @@ class Adaptation:
                 self.target,
                 self.soft_labels,
                 self.device,
-                mirrored=mirrored,
-                prior_smoothing=prior_smoothing,
+                **options,
                 fallback=source_prototypes(network, self.source, self.device),
                 progress=report,
                 processes=self.processes,

@@ -15,9 +15,9 @@ class ClassPrior(nn.Module):
 
     pixels: Tensor
 
-    def __init__(self, num_classes: int, smoothing: float = 0.0) -> None:
+    def __init__(self, num_classes: int, smoothing: float = 0.0, *, soft: bool = False) -> None:
         super().__init__()
-        self.smoothing = smoothing
+        self.smoothing, self.soft = smoothing, soft
         self.register_buffer("pixels", torch.zeros(num_classes, dtype=torch.float64))
 
     @torch.no_grad()
@@ -26,6 +26,15 @@ class ClassPrior(nn.Module):
         labels = labels.flatten()
         labels = labels[(labels >= 0) & (labels < len(self.pixels))]
         self.pixels += torch.bincount(labels, minlength=len(self.pixels)).to(self.pixels)
+
+    @torch.no_grad()
+    def see(self, probabilities: Tensor) -> None:
+        """Add class probabilities (N, C, h, w). Hard: a pixel counts for its most likely class; soft: for every class
+        by its probability."""
+        if self.soft:
+            self.pixels += probabilities.double().sum(dim=(0, 2, 3)).to(self.pixels)
+        else:
+            self.update(probabilities.argmax(dim=1))
 
     def shares(self) -> Tensor:
         """(C,) float32, sums to one; uniform before any label was seen."""

@@ -27,6 +27,7 @@ else:
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("fp32", "bf16", "fp16")
+PRIOR_ESTIMATES = ("hard", "soft")
 STYLES = ("none", "reinhard")
 OPTIMISERS = ("sgd", "adamw")
 
@@ -176,8 +177,18 @@ class SelfLabelling(Stage):
     align_distribution: bool = True
     """Assign to the class prior; off is a uniform marginal."""
     prior_smoothing: float = 0.0
+    prior_estimate: str = "hard"
+    """The prior is the share of target pixels by argmax (``hard``, as the reference has it), or the mean class
+    probability (``soft``), in which classes that hardly ever win keep a share."""
     prior_momentum: float = 0.0
     """Above 0 the prior follows the pseudo labels' class shares, by 1 - momentum per step."""
+    prior_floor: float = 0.0
+    """A prior that follows never falls below this part of its first estimate, class by class: pseudo labels that
+    forget a class would otherwise take its share away for good."""
+    align_pseudo_labels: bool = False
+    """Scale pseudo labels by prior / running mean of what they give each class (distribution alignment,
+    ReMixMatch, arXiv 1911.09785, section 3.1), so that the prior reaches them at once and not by way of the
+    prototypes alone."""
     student_features: bool = False
     """Let the self-labelling loss reach the student's features, not the prototypes alone."""
     online_soft_labels: bool = False
@@ -189,11 +200,17 @@ class SelfLabelling(Stage):
     def __post_init__(self) -> None:
         Stage.__post_init__(self)
         _require(self.mixing in MIXINGS, f"self_labelling.mixing is one of {', '.join(MIXINGS)}", self.mixing)
+        estimates = ", ".join(PRIOR_ESTIMATES)
+        _require(
+            self.prior_estimate in PRIOR_ESTIMATES,
+            f"self_labelling.prior_estimate is one of {estimates}",
+            self.prior_estimate,
+        )
         for name in ("momentum", "prior_momentum"):
             _require(0 <= getattr(self, name) < 1, f"self_labelling.{name} is in [0, 1)", getattr(self, name))
         for name in ("temperature", "epsilon"):
             _require(getattr(self, name) > 0, f"self_labelling.{name} is above 0", getattr(self, name))
-        _require_shares(self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing")
+        _require_shares(self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing", "prior_floor")
         _require_at_least(1, self, "self_labelling", "pixels_per_image", "sinkhorn_iterations")
         # A step's pixels are read back from the bank: a smaller one would give some of them others' assignments.
         pixels = self.batch * self.pixels_per_image
@@ -248,7 +265,7 @@ class Recipe:
 
     name: str
     seed: int = 0
-    target_statistics: bool = True
+    target_statistics: bool = False
     """Batch norms keep running statistics of target images alone (source crops are normalised by their own
     batch); off: of both, as the reference does."""
     data: Data

@@ -29,6 +29,12 @@ from .target_statistics import SoftLabels, TargetSummary
 from .views import warp_maps
 
 
+ALIGNMENT_MOMENTUM = 0.97
+"""Of the running mean that pseudo labels are aligned by: about thirty batches."""
+LARGEST_SCALE = 10.0
+"""A class that pseudo labels hardly know is raised this many times at most."""
+
+
 class TeacherView(NamedTuple):
     """What the momentum teacher says of the weak views, at the network's stride."""
 
@@ -44,6 +50,9 @@ class SelfLabelling(TrainingStage):
 
     settings: recipe.SelfLabelling
     prior: Tensor
+    first_prior: Tensor
+    given: Tensor
+    """Running mean of the share that pseudo labels give each class before they are aligned."""
 
     def __init__(
         self,
@@ -62,6 +71,8 @@ class SelfLabelling(TrainingStage):
         self.teacher = EmaTeacher(network, self.prototypes, settings.momentum)
         self.bank = MemoryBank(settings.bank, network.feature_channels, network.num_classes)
         self.register_buffer("prior", summary.prior.clone())
+        self.register_buffer("first_prior", summary.prior.clone())
+        self.register_buffer("given", summary.prior.clone())
         self._diagnostics: dict[str, float] = {}
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
@@ -114,8 +125,17 @@ class SelfLabelling(TrainingStage):
             soft = output.logits.softmax(dim=1)
         else:
             soft = self.soft_labels.views(target, target.weak_to_image, stride_size)
-        rectified = soft * assignment if s.rectify else soft
-        return TeacherView(output, assignment, rectified / rectified.sum(dim=1, keepdim=True).clamp(min=1e-12))
+        rectified = _normalised(soft * assignment if s.rectify else soft)
+        if s.align_pseudo_labels:
+            rectified = self.aligned(rectified, target.weak_inside(stride_size))
+        return TeacherView(output, assignment, rectified)
+
+    def aligned(self, probabilities: Tensor, inside: Tensor) -> Tensor:
+        """Probabilities (N, C, h, w) whose running mean over pixels ``inside`` (N, h, w) is the prior's."""
+        mass = summed((probabilities * inside[:, None]).sum(dim=(0, 2, 3)))
+        self.given.lerp_(mass / mass.sum().clamp(min=1), 1 - ALIGNMENT_MOMENTUM)
+        scale = (self.prior / self.given.clamp(min=1e-6)).clamp(max=LARGEST_SCALE)
+        return _normalised(probabilities * scale[:, None, None])
 
     @torch.no_grad()
     def strong_labels(self, target: TargetBatch, seen: TeacherView) -> tuple[Tensor, Tensor]:
@@ -136,6 +156,8 @@ class SelfLabelling(TrainingStage):
         counted = summed(torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior))
         if counted.sum() > 0:
             self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
+            self.prior.copy_(torch.maximum(self.prior, self.settings.prior_floor * self.first_prior))
+            self.prior.div_(self.prior.sum())
 
     def mix(
         self, source: SourceBatch, images: Tensor, labels: Tensor, generator: torch.Generator
@@ -199,6 +221,10 @@ class SelfLabelling(TrainingStage):
             order = order[inside[order]] if inside.any() else order
             drawn.append(order[places % len(order)])
         return torch.stack(drawn).to(target.weak.device)
+
+
+def _normalised(probabilities: Tensor) -> Tensor:
+    return probabilities / probabilities.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def _gather(maps: Tensor, drawn: Tensor) -> Tensor:

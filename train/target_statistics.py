@@ -72,18 +72,19 @@ def summarise_target(
     *,
     mirrored: bool = False,
     prior_smoothing: float = 0.0,
+    soft_prior: bool = False,
     fallback: Tensor | None = None,
     progress: Progress | None = None,
     processes: Processes | None = None,
 ) -> TargetSummary:
     """Write every target image's soft labels; estimate prototypes and prior on the way, in one pass.
 
-    ``mirrored`` averages the probabilities over the image and its mirror image (distillation). ``fallback``:
-    prototypes (C, D) for classes that are never predicted. ``processes`` share out the images and get the same summary.
+    ``mirrored`` averages the probabilities over the image and its mirror image (distillation). ``prior_smoothing``,
+    ``soft_prior``: see ``ClassPrior``. ``fallback``: prototypes (C, D) for classes that are never predicted. ``processes`` share out the images and get the same summary.
     """
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
-    prior = ClassPrior(network.num_classes, prior_smoothing)
+    prior = ClassPrior(network.num_classes, prior_smoothing, soft=soft_prior).to(device)
     indices = processes.share(len(images)) if processes is not None else range(len(images))
     for done, index in enumerate(indices, start=1):
         image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
@@ -93,7 +94,7 @@ def summarise_target(
             probabilities = mirrored_average(output.logits, predict(network, image.flip(3)).logits)
         soft_labels.write(index, probabilities[0])
         estimator.update(output.features, output.logits)
-        prior.update(output.logits.argmax(dim=1).cpu())
+        prior.see(output.logits.softmax(dim=1))
         if progress is not None:
             progress(round(done / len(indices) * len(images)), len(images))
     if processes is not None and processes.world > 1:
@@ -106,7 +107,7 @@ def _merge(estimator: PrototypeEstimator, prior: ClassPrior, device: torch.devic
     sums = summed(estimator.mean * estimator.counts[:, None])
     estimator.counts = summed(estimator.counts)
     estimator.mean = sums / estimator.counts.clamp(min=1)[:, None]
-    prior.pixels = summed(prior.pixels.to(device)).cpu()
+    prior.pixels = summed(prior.pixels)
 
 
 @torch.no_grad()
