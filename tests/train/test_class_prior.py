@@ -40,3 +40,12 @@ def test_counts_are_part_of_the_state():
     prior.update(torch.tensor([2, 2, 0]))
     copy.load_state_dict(prior.state_dict())
     assert torch.equal(copy.shares(), prior.shares())
+
+
+def test_a_soft_prior_counts_probabilities_and_a_hard_one_winners():
+    probabilities = torch.tensor([0.6, 0.3, 0.1]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    soft, hard = ClassPrior(3, soft=True), ClassPrior(3)
+    soft.see(probabilities)
+    hard.see(probabilities)
+    torch.testing.assert_close(soft.shares(), torch.tensor([0.6, 0.3, 0.1]))
+    assert hard.shares().tolist() == [1, 0, 0]

@@ -293,3 +293,46 @@ def test_diagnostics_tell_of_the_assignment(make):
     assignment = sinkhorn(scores, PRIOR, 0.05, 200)
     assert found["marginal_error"] == pytest.approx(float((assignment.mean(dim=0) - PRIOR).abs().sum() / 2))
     assert 0 <= found["assignment_entropy"] <= np.log(3) and 0 < found["confidence"] <= 1
+
+
+def test_aligned_pseudo_labels_give_each_class_its_prior(make):
+    """Skewed predictions, seen again and again, are scaled until their mean is the prior's."""
+    stage = make(align_pseudo_labels=True)
+    skewed = torch.tensor([0.90, 0.08, 0.02]).view(1, 3, 1, 1) + 0.01 * torch.rand(4, 3, 8, 12)
+    skewed = skewed / skewed.sum(dim=1, keepdim=True)
+    inside = torch.ones(4, 8, 12, dtype=torch.bool)
+    for _ in range(300):
+        aligned = stage.aligned(skewed, inside)
+    torch.testing.assert_close(aligned.mean(dim=(0, 2, 3)), PRIOR, atol=0.02, rtol=0)
+    torch.testing.assert_close(aligned.sum(dim=1), torch.ones(4, 8, 12))
+
+
+def test_alignment_counts_pixels_inside_alone(make):
+    stage = make(align_pseudo_labels=True)
+    maps = torch.full((1, 3, 2, 2), 1 / 3)
+    maps[:, :, 0] = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1)
+    inside = torch.tensor([[[False, False], [True, True]]])
+    for _ in range(300):
+        stage.aligned(maps, inside)
+    torch.testing.assert_close(stage.given, torch.full((3,), 1 / 3), atol=1e-3, rtol=0)
+
+
+def test_a_prior_that_follows_keeps_its_floor(make):
+    """Pseudo labels of one class only: the others keep half of what they had, and the sum stays one."""
+    stage = make(prior_momentum=0.5, prior_floor=0.5)
+    for _ in range(50):
+        stage.follow(torch.zeros(2, 8, 12, dtype=torch.long))
+    assert float(stage.prior.sum()) == pytest.approx(1)
+    kept = 0.5 * PRIOR[1:]
+    torch.testing.assert_close(stage.prior[1:], kept / (1 + float(kept.sum())), atol=0.02, rtol=0)
+    free = make(prior_momentum=0.5)
+    for _ in range(50):
+        free.follow(torch.zeros(2, 8, 12, dtype=torch.long))
+    assert float(free.prior[1:].max()) < 1e-6
+
+
+def test_online_soft_labels_do_not_read_the_stored_ones(make):
+    stage = make(online_soft_labels=True)
+    for index in range(4):
+        (stage.soft_labels.folder / f"{index:06d}.npy").unlink()
+    assert all(torch.isfinite(loss) for loss in losses_of(stage).values())
