@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import Any
@@ -14,8 +15,9 @@ from .errors import CpslError, InputError
 class Command(click.Command):
     """A click command in which the project's own errors end with one line and their exit code.
 
-    Ctrl-C ends with exit code 130 and the line the interrupted work left in ``KeyboardInterrupt.args``.
-    ``CPSL_DEBUG=1`` shows tracebacks.
+    So do the operating system's, such as a folder that may not be read, with exit code 2. Ctrl-C ends with
+    exit code 130 and the line the interrupted work left in ``KeyboardInterrupt.args``. ``CPSL_DEBUG=1`` shows
+    tracebacks.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -27,9 +29,23 @@ class Command(click.Command):
                 raise
             click.secho(f"error: {error}", fg="red", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            # Click ends quietly when the reader of a pipe is gone.
+            if os.environ.get("CPSL_DEBUG") == "1" or error.errno == errno.EPIPE:
+                raise
+            click.secho(f"error: {_in_words(error)}", fg="red", err=True)
+            ctx.exit(CpslError.exit_code)
         except KeyboardInterrupt as interrupt:
             click.echo(f"interrupted. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
             ctx.exit(130)
+
+
+def _in_words(error: OSError) -> str:
+    where = f" {os.fspath(error.filename)}" if isinstance(error.filename, str | os.PathLike) else ""
+    return (
+        f"cannot read or write{where}: {error.strerror or error}. Check that the file is there, its "
+        "permissions and the free space of the disk."
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -14,6 +14,9 @@ from typing import Any
 
 from .errors import OutputError
 
+_FULL = 1 << 20
+"""Free bytes below which a write that failed for no stated reason is taken to have filled the disk."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -32,17 +35,20 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _as_output_error(error, path) from error
+        raise as_output_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the error above is the one to tell
             temporary.unlink()
 
 
-def _as_output_error(error: OSError, path: Path) -> OutputError:
-    if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.exists() else 0
+def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:
+    """What an operating system's error while writing ``path`` means to a user."""
+    path = Path(path)
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    # Writers in C, such as NumPy's, tell no number.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free < _FULL):
         return OutputError(
-            f"the disk is full ({free:.0f} MiB free) while writing {path}. What was there before is "
+            f"the disk is full ({free / 2**20:.0f} MiB free) while writing {path}. What was there before is "
             "untouched; free some space or choose another output folder, then run the command again."
         )
     return OutputError(f"cannot write {path}: {error.strerror or error}. Choose a writable place.")
@@ -64,24 +70,27 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def new_output_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def new_output_folder(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    remedy: str = "Choose another one, or give --overwrite to replace files of the same name in it.",
+) -> Path:
     """Make an output folder, or accept an empty one.
 
-    Raises OutputError if it is a file, or has something in it and ``overwrite`` is false. Nothing is ever
-    deleted: with ``overwrite`` files of the same name are replaced and the others stay.
+    Raises OutputError if it is a file, or has something in it and ``overwrite`` is false; ``remedy`` says
+    what to do then. Nothing is ever deleted: with ``overwrite`` files of the same name are replaced and the
+    others stay.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise OutputError(f"an output folder is wanted and {path} is a file. Choose another name.")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise OutputError(
-            f"the output folder {path} is not empty. Choose another one, or give --overwrite to replace "
-            "files of the same name in it."
-        )
+        raise OutputError(f"the output folder {path} is not empty. {remedy}")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _as_output_error(error, path) from error
+        raise as_output_error(error, path) from error
     return path
 
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from .data.images import IMAGE_SUFFIXES, read_image
+from .data.photos import ends_early
 from .errors import DataError, OutputError, UnavailableError
 from .files import atomic_path
 
@@ -111,10 +112,19 @@ class VideoSource:
         self.fps = self.info.fps
 
     def frames(self) -> Generator[Frame, None, None]:
-        for index, image in enumerate(read_video(self.info)):
-            yield Frame(
-                index=index, name=f"{self.name}-{index:06d}", image=image, time_s=index / self.info.fps
+        """One that ends before its header promised has a last `Frame` without image that says so."""
+        given = 0
+        for image in read_video(self.info):
+            name = f"{self.name}-{given:06d}"
+            yield Frame(index=given, name=name, image=image, time_s=given / self.info.fps)
+            given += 1
+        promised = self.info.frame_count
+        if promised is not None and ends_early(announced=promised, read=given):
+            problem = (
+                f"{self.info.path} ends early: its header promises {promised} frames and {given} can be "
+                "read. The file may be cut off; what is there was used"
             )
+            yield Frame(index=given, name=f"{self.name}-{given:06d}", image=None, problem=problem)
 
 
 def open_source(reference: str | os.PathLike[str]) -> ImageSource | VideoSource:
@@ -188,33 +198,25 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def read_video(info: VideoInfo) -> Generator[np.ndarray, None, None]:
-    """The frames of a video, uint8 (H, W, 3) BGR, in order.
-
-    A video that ends before its header promised is logged as a warning with both counts; what is there is
-    given.
-    """
-    given = 0
+    """The frames of a video, uint8 (H, W, 3) BGR, in order, as far as it goes."""
     with _capture(info.path) as capture:
         while True:
             read, frame = capture.read()
             if not read:
                 break
-            given += 1
             yield frame
-    if info.frame_count is not None and given < info.frame_count:
-        log.warning(
-            "%s ends early: its header promises %d frames and %d can be read. The file may be cut off; what "
-            "is there was used",
-            info.path,
-            info.frame_count,
-            given,
-        )
 
 
 @contextlib.contextmanager
 def _capture(path: Path) -> Iterator[cv2.VideoCapture]:
     if not path.is_file():
         raise DataError(f"there is no video file {path}. Check the path")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions"
+        ) from error
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():

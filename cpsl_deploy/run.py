@@ -59,7 +59,7 @@ class RunSummary:
     frames: int
     """Frames segmented."""
     unreadable: tuple[str, ...]
-    """One line for each image that could not be read."""
+    """One line for each image that could not be read, and for a video that ends early."""
     seconds: float
     """Wall-clock time of reading, inference and writing together."""
     mean_latency_ms: float
@@ -101,7 +101,8 @@ def run(
     ``progress`` is called after each frame with the frames done and their number, None if not known.
 
     Decoding, inference and encoding overlap. A KeyboardInterrupt ends the files with what is done so far and
-    is raised again, saying where they are. One unreadable image among others is counted in the summary.
+    is raised again, saying where they are. One unreadable image among others is counted in the summary, and
+    so is the missing rest of a video that ends before its header promised.
 
     Raises ModelFileError, UnavailableError, InputError as `load` does, DataError if nothing can be read,
     OutputError if the output folder is not empty (without ``overwrite``) or cannot be written.

@@ -38,7 +38,7 @@ def main(ctx: click.Context, model: Path, input: str, output: Path | None, **opt
     MODEL is an .onnx or .engine file, or the run folder that holds model.onnx. INPUT is an image, a folder of
     images, a glob in quotes, or a video file.
 
-    Exit code 2 if anything could not be read; the rest is done all the same.
+    Exit code 2 if anything could not be read, the end of a cut-off video too; the rest is done all the same.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -14,7 +14,10 @@ from cpsl_deploy.data.demo import DemoSettings, generate_demo
 from cpsl_deploy.files import new_output_folder
 from cpsl_deploy.train import adapt
 from cpsl_deploy.train.adaptation import SilentWatcher
+from cpsl_deploy.train.figures import require_matplotlib
 from cpsl_deploy.train.loop import Watcher
+from cpsl_deploy.train.processes import require_device
+from cpsl_deploy.train.recipe import load_recipe
 from cpsl_deploy.train.run_folder import RunFolder
 
 from .exporter import export
@@ -59,9 +62,14 @@ def demo(
     watcher = watcher or SilentWatcher()
     folder = Path(folder)
     pictures, run = folder / "data", RunFolder(folder / "run")
+    data = data or DemoSettings(seed=seed)
+    # What is wrong is said before the pictures take their half minute.
+    load_recipe("demo", {**(settings or {}), "seed": seed})
+    require_device(device)
+    require_matplotlib()
     if not pictures.exists():
-        new_output_folder(folder)
-    generate_demo(pictures, settings=data or DemoSettings(seed=seed), progress=_shown(watcher))
+        new_output_folder(folder, remedy="It holds no demo to go on with; choose another one with --output.")
+    generate_demo(pictures, settings=data, progress=_shown(watcher))
     adapt(
         pictures / "rendered.yaml",
         pictures / "camera.yaml",

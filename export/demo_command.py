@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cpsl_deploy.command_line import Command
+from cpsl_deploy.errors import MissingExtraError
 
 HEADLINE = (
     ("source_only", "source-only"),
@@ -21,7 +22,7 @@ HEADLINE = (
 @click.command(cls=Command)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("cpsl-demo"), show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of the pictures and the training.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the recipe 'demo'."
 )
@@ -30,11 +31,17 @@ def main(output: Path, seed: int, device: str, overrides: tuple[str, ...]) -> No
 
     Everything is generated. An interrupted demo goes on where it stopped when given the same command again.
     """
-    from cpsl_deploy.train.progress import shown_progress
-    from cpsl_deploy.train.recipe import parse_override
+    # Imported here: --help needs no torch.
+    try:
+        from cpsl_deploy.train.progress import shown_progress
+        from cpsl_deploy.train.recipe import parse_override
 
-    from .demo import demo
-
+        from .demo import demo
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("cpsl_deploy"):
+            raise
+        extra = "export" if error.name.startswith("onnx") else "train"
+        raise MissingExtraError(error.name, extra, "the demo") from error
     with shown_progress() as watcher:
         result = demo(
             output, seed=seed, settings=dict(map(parse_override, overrides)), device=device, watcher=watcher

@@ -9,6 +9,7 @@ import torch
 
 import cpsl_deploy
 from cpsl_deploy.bench import evaluate
+from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.adaptation import STAGES, Domains
 from cpsl_deploy.train.figures import require_matplotlib
 from cpsl_deploy.train.places import recall
@@ -28,14 +29,17 @@ def scorable(folder: RunFolder) -> Domains | None:
     Raises what would stop ``score_exported``, before an export has taken its minutes: DataError, OutputError
     or InputError for damaged files of the run, MissingExtraError without matplotlib for the report.
     """
-    domains = recall(folder)
-    if domains is None:
-        return None
-    if domains.validation is None:
-        _log.info("the exported file is not scored: the run's target has no labelled images")
-        return None
+    try:
+        domains = recall(folder)
+        if domains is None:
+            return None
+        if domains.validation is None:
+            _log.info("the exported file is not scored: the run's target has no labelled images")
+            return None
+        read_run(folder, domains)
+    except InputError as error:
+        raise type(error)(f"{error} Or export without a score: --no-score") from error
     require_matplotlib()
-    read_run(folder, domains)
     return domains
 
 

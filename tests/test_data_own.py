@@ -81,6 +81,7 @@ def test_a_named_class_space_keeps_the_classes_that_have_ids(described):
 def test_colour_masks(described, tmp_path):
     colours = np.array([[(128, 64, 128), (0, 0, 142)], [(1, 2, 3), (9, 9, 9)]], np.uint8)
     cv2.imwrite(str(tmp_path / "labels" / "a.png"), colours[:, :, ::-1])
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros_like(colours))
     path = described(
         ids=None, colours={"road": [[128, 64, 128], [1, 2, 3]], "car": [0, 0, 142]}, ignore="rest"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from cpsl_deploy.media import (
     VideoSource,
     check_codec,
     open_source,
-    read_video,
     video_info,
     video_writer,
 )
@@ -119,22 +117,19 @@ def test_video_round_trip(tmp_path: Path, suffix: str) -> None:
     assert os.listdir(tmp_path) == [path.name]  # no temporary file is left
 
 
-def test_video_that_ends_early_is_a_warning_with_both_counts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_video_that_ends_early_says_so_after_its_last_frame(tmp_path: Path) -> None:
     path = make_video(tmp_path / "drive.avi", frames=40, codec="MJPG")
     data = path.read_bytes()
     path.write_bytes(data[: data.index(b"movi") + (len(data) - data.index(b"movi")) // 3])
-    info = video_info(path)
-    with caplog.at_level(logging.WARNING):
-        given = sum(1 for _ in read_video(info))
-    assert 0 < given < 40
-    assert f"promises 40 frames and {given} can be read" in caplog.text
+    *frames, last = VideoSource(path).frames()
+    assert 0 < len(frames) < 40 and all(frame.image is not None for frame in frames)
+    assert last.image is None
+    assert f"promises 40 frames and {len(frames)} can be read" in last.problem
 
 
-def test_whole_video_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    list(read_video(video_info(make_video(tmp_path / "drive.mp4"))))
-    assert caplog.text == ""
+def test_whole_video_has_no_such_frame(tmp_path: Path) -> None:
+    frames = list(VideoSource(make_video(tmp_path / "drive.mp4")).frames())
+    assert frames and all(frame.image is not None for frame in frames)
 
 
 def test_video_without_frames(tmp_path: Path) -> None:

@@ -97,10 +97,11 @@ def adapt(
             if check:
                 check_domains(domains, watcher)
         adaptation = Adaptation(domains, chosen, folder.path, device=device, watcher=watcher, resume=resume)
-        if processes.is_first:
+        if processes.is_first and not resume:
             remember(folder, domains, places)
         adaptation.run()
         if processes.is_first:
+            remember(folder, domains, places)  # of a resumed run: the same images may be elsewhere now
             write_report(folder, domains, processes.device)
     return folder
 

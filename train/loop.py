@@ -246,29 +246,50 @@ class _Loop:
             "scaler": self.scaler.state_dict(),
         }
         with atomic_path(self.around.checkpoint) as path:
-            torch.save(state, path)
+            _write(state, path)
 
     def restore(self) -> int:
-        """The iteration to go on from: 0 without a checkpoint of this stage."""
+        """The iteration to go on from: 0 without a checkpoint of this stage.
+
+        Raises ModelFileError for a checkpoint that is damaged or does not fit this stage.
+        """
         if not self.around.checkpoint.is_file():
             return 0
         state = read_checkpoint(self.around.checkpoint)
         if state["stage"] != self.stage.name:
             return 0
-        self.stage.load_state_dict(state["module"])
-        for optimiser, own in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(own)
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.stage.load_state_dict(state["module"])
+            for optimiser, own in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(own)
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelFileError(
+                f"the checkpoint {self.around.checkpoint} does not fit the stage {self.stage.name} "
+                f"({str(error).splitlines()[0].rstrip(':')}). Delete it to start its stage again with "
+                "--resume; finished stages are kept."
+            ) from error
         _log.info("%s continues at iteration %d", self.stage.name, state["iteration"])
         return state["iteration"]
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """torch.save, with an OSError where the disk is full."""
+    with open(path, "wb") as file:  # given the path, torch hides that error
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # of closing the archive that could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content. Raises ModelFileError if it is damaged; runs no code from it."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state["stage"], state["iteration"], state["module"], state["optimisers"]
+        state["stage"], state["iteration"], state["module"], state["optimisers"], state["scaler"]
     except Exception as error:
         raise ModelFileError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it to start its stage "

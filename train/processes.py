@@ -37,18 +37,23 @@ class Processes:
         return range(self.rank, length, self.world)
 
 
-def join(device: str = "auto") -> Processes:
-    """Join the run that torchrun started, or be the only process.
-
-    ``device``: ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one). Raises UnavailableError for a GPU that
-    is asked for and not there.
-    """
+def require_device(device: str) -> None:
+    """Raises UnavailableError for a device that is not one of ``DEVICES``, or a GPU that is not there."""
     if device not in DEVICES:
         raise UnavailableError(f"a device is one of {', '.join(DEVICES)}; got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError(
             "a GPU was asked for (--device cuda) and torch sees none. Check nvidia-smi, or use --device cpu."
         )
+
+
+def join(device: str = "auto") -> Processes:
+    """Join the run that torchrun started, or be the only process.
+
+    ``device``: ``cpu``, ``cuda`` or ``auto`` (a GPU if there is one). Raises UnavailableError for a GPU that
+    is asked for and not there.
+    """
+    require_device(device)
     on_gpu = torch.cuda.is_available() and device != "cpu"
     world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     if on_gpu and local >= torch.cuda.device_count():

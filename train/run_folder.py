@@ -10,14 +10,17 @@ report.md            the comparison, with its pictures
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from cpsl_deploy.errors import OutputError, RecipeError
-from cpsl_deploy.files import new_output_folder, write_json, write_text
+from cpsl_deploy.files import as_output_error, new_output_folder, write_json, write_text
 
 from .recipe import Recipe, load_recipe, to_toml
+
+_log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -70,37 +73,50 @@ class RunFolder:
             )
 
     def results(self) -> dict[str, Any]:
+        """Scores of the finished stages by name. Raises OutputError if results.json is damaged."""
         if not self.results_file.is_file():
             return {}
         try:
-            return json.loads(self.results_file.read_text())
+            results = json.loads(self.results_file.read_text())
+            if not isinstance(results, dict):
+                raise ValueError(f"it holds a {type(results).__name__}")
         except ValueError as error:
             raise OutputError(
                 f"{self.results_file} is damaged ({error}). Delete it; --resume trains the stages again."
             ) from error
+        return results
 
     def add_results(self, **entries: Any) -> None:
         write_json(self.results_file, self.results() | entries)
 
     def log_metrics(self, entry: dict[str, Any]) -> None:
-        """Append a line. A line cut short by a crash is skipped when read, and stays a line of its own."""
-        with open(self.metrics_file, "a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps(entry).encode() + b"\n")
+        """Append a line. A line cut short by a crash is skipped when read, and stays a line of its own.
+
+        Raises OutputError if it cannot be written.
+        """
+        try:
+            with open(self.metrics_file, "a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
+                file.write(json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            raise as_output_error(error, self.metrics_file) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Logged lines; of a step logged again after a resume, the later line."""
+        """Logged lines; of a step logged again after a resume, the later line. Damaged lines are left out."""
         latest: dict[tuple, dict[str, Any]] = {}
+        damaged = 0
         if self.metrics_file.is_file():
-            for line in self.metrics_file.read_text().splitlines():
+            for line in self.metrics_file.read_bytes().splitlines():
                 try:
                     entry = json.loads(line)
-                except ValueError:
-                    continue
-                latest[entry["stage"], entry["iteration"], "losses" in entry] = entry
+                    latest[entry["stage"], entry["iteration"], "losses" in entry] = entry
+                except (ValueError, TypeError, KeyError):
+                    damaged += bool(line.strip())
+        if damaged:
+            _log.warning("%d damaged lines of %s are left out", damaged, self.metrics_file)
         return list(latest.values())
 
     def remove_checkpoint(self) -> None:

@@ -69,3 +69,9 @@ def _check_file(path: Path) -> None:
         raise ModelFileError(
             f"a model to run is an .onnx, .engine or .plan file; got {path.name}. {remedy}".rstrip()
         )
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions"
+        ) from error

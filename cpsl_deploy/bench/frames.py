@@ -27,6 +27,8 @@ class EncodedFrame:
     """An image as it lies in a file or arrives from a camera: compressed bytes."""
 
     name: str
+    origin: str = ""
+    """The file, for errors."""
     read: Callable[[], bytes]
     """Gives the bytes; may read a file, so it is called outside of the clock."""
     upright: bool = True
@@ -38,7 +40,8 @@ class EncodedFrame:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
         if image is None:
             raise DataError(
-                f"{self.name} is not an image that OpenCV can decode. Replace or remove the file."
+                f"{self.origin or self.name} is not an image that OpenCV can decode. Replace or remove the "
+                "file."
             )
         return image
 
@@ -46,7 +49,12 @@ class EncodedFrame:
 def dataset_frames(dataset: Dataset) -> list[EncodedFrame]:
     """The image files of a dataset. Reading one raises DataError if it is missing or truncated."""
     return [
-        EncodedFrame(name=item.name, read=partial(_read_whole, item.image), upright=not dataset.has_labels)
+        EncodedFrame(
+            name=item.name,
+            origin=str(item.image),
+            read=partial(_read_whole, item.image),
+            upright=not dataset.has_labels,
+        )
         for item in dataset.items
     ]
 

@@ -12,7 +12,15 @@ import numpy as np
 from ..errors import DataError
 from . import images
 from .check_report import CheckReport, ClassShare, Problem
-from .check_rules import Facts, Values, class_shares, file_problems, pairing_problems, value_problems
+from .check_rules import (
+    Facts,
+    Values,
+    class_shares,
+    file_problems,
+    pairing_problems,
+    remarks,
+    value_problems,
+)
 from .dataset import Dataset
 
 __all__ = ["CheckReport", "ClassShare", "Problem", "check_dataset"]
@@ -38,6 +46,7 @@ def check_dataset(
     facts = _read_all(dataset, indices, workers or os.cpu_count() or 1, progress)
     values = Values(facts)
     problems = [
+        *remarks(dataset),
         *pairing_problems(dataset),
         *file_problems(facts),
         *value_problems(dataset, facts, values, fast=fast),

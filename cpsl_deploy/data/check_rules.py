@@ -63,6 +63,11 @@ def pairing_problems(dataset: Dataset) -> Iterable[Problem]:
             )
 
 
+def remarks(dataset: Dataset) -> Iterable[Problem]:
+    """What was found on opening the dataset; it can be used all the same."""
+    return (Problem("warning", f"{words}.") for words in dataset.remarks)
+
+
 def file_problems(facts: list[Facts]) -> Iterable[Problem]:
     if unreadable := [fact.error for fact in facts if fact.error]:
         yield Problem("error", f"{len(unreadable)} images or labels cannot be read.", _some(unreadable))

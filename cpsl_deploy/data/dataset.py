@@ -44,6 +44,8 @@ class Dataset:
     """Images of the split left out because they have no label while others do."""
     unpaired_labels: tuple[Path, ...] = field(default=(), repr=False)
     """Labels of the split left out because they have no image."""
+    remarks: tuple[str, ...] = field(default=(), repr=False)
+    """What a user should know of it, in sentences without a full stop: a video that ends early."""
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -79,8 +81,19 @@ class Dataset:
         return images.read_image(self.items[index].image, upright=not self.has_labels)
 
     def label(self, index: int) -> np.ndarray:
-        """uint8 (H, W), values of ``classes`` or IGNORE. Raises DataError as ``image`` does."""
+        """uint8 (H, W), values of ``classes`` or IGNORE.
+
+        Raises DataError as ``image`` does, and for a mask of another size than its image.
+        """
         raw = self.raw_label(index)
+        height, width = self.image_size(index)
+        if raw.shape != (height, width):
+            item = self.items[index]
+            raise DataError(
+                f"a mask has the size of its image (height x width): {item.label} has {raw.shape[0]}x"
+                f"{raw.shape[1]} and {item.image} {height}x{width}. Export the mask at the image's size, "
+                "resized with nearest neighbour."
+            )
         return self._table[raw]
 
     def raw_label(self, index: int) -> np.ndarray:

@@ -88,7 +88,7 @@ def generate_demo(
     if _read_marker(marker, settings) == "complete" and not _missing(folder, settings):
         return folder
     if not marker.exists():
-        new_output_folder(folder)
+        new_output_folder(folder, remedy="It holds no generated demo; choose another one.")
     write_json(marker, {"complete": False, "settings": settings.to_json()})
     missing = _missing(folder, settings)
     for done, picture in enumerate(missing):

@@ -94,7 +94,8 @@ class _Description:
                 f"cannot read the dataset file {path}: {error.strerror}. Check the path."
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not a YAML file: {error}. Correct that line.") from error
+            reason = " ".join(str(error).split())
+            raise DataError(f"{path} is not a YAML file: {reason}. Correct that line.") from error
         if not isinstance(self.values, dict):
             raise DataError(
                 f"{path} is not a dataset description: it has no keys. Start with name:, splits:, classes:"

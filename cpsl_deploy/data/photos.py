@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -76,8 +77,10 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
     folder = _frames_folder(path, frames, cache)
     if not (folder / "frames.json").is_file():
         _sample(path, frames, folder)
-    index = json.loads((folder / "frames.json").read_text())
-    _warn_if_short(path, index)
+    index = _read_index(folder / "frames.json")
+    short = _shortness(path, index)
+    for words in short:
+        logger.warning("%s", words)
     first_val = (1 - _VAL_SHARE) * index["read"]
     chosen = [i for i in index["sampled"] if (i >= first_val) == (split == "val")]
     if not chosen:
@@ -86,7 +89,20 @@ def open_video(path: Path, split: str, *, frames: int = DEFAULT_FRAMES, cache: P
             f"{index['read']} frames were sampled. Use a longer video or sample more frames."
         )
     items = tuple(Item(f"{i:06d}", folder / f"{i:06d}.jpg") for i in chosen)
-    return Dataset(name=path.stem, split=split, items=items, all_splits=VIDEO_SPLITS)
+    return Dataset(name=path.stem, split=split, items=items, all_splits=VIDEO_SPLITS, remarks=short)
+
+
+def _read_index(file: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(file.read_text())
+        if not (index["read"] > 0 and index["announced"] >= 0 and all(i >= 0 for i in index["sampled"])):
+            raise ValueError("a count is not above 0")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file}, which lists the frames kept of a video, is damaged ({error!r}). Delete its folder, and "
+            "the video is read again."
+        ) from error
+    return index
 
 
 def _frames_folder(path: Path, frames: int, cache: Path | None) -> Path:
@@ -196,10 +212,14 @@ def _sharpness(frame: np.ndarray) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def _warn_if_short(path: Path, index: dict) -> None:
-    # Containers often announce a frame or two more than there are.
-    if index["read"] < index["announced"] - max(2, index["announced"] // 100):
-        logger.warning(
-            "%s ends early: it announces %d frames and %d could be read; those are used",
-            path, index["announced"], index["read"],
-        )  # fmt: skip
+def _shortness(path: Path, index: dict[str, Any]) -> tuple[str, ...]:
+    """That a video ends early, in words; nothing where it does not."""
+    if not ends_early(announced=index["announced"], read=index["read"]):
+        return ()
+    words = f"{path} ends early: it announces {index['announced']} frames and {index['read']} could be read"
+    return (f"{words}; those are used",)
+
+
+def ends_early(*, announced: int, read: int) -> bool:
+    """Whether a video held fewer frames than its header announced, by more than headers usually err."""
+    return read < announced - max(2, announced // 100)

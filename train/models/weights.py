@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def read_weights(path: str | Path) -> Any:
     if not path.is_file():
         raise ModelFileError(f"a weights file is wanted and {path} is not one. Check the path.")
     try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
+    try:
         if _is_safetensors(path):
             with safe_open(path, "pt", device="cpu") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
@@ -43,12 +50,12 @@ def read_weights(path: str | Path) -> Any:
             # Said of files of other pickle protocols; if one cannot be read, the error says so.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelFileError(
-            f"{path} is not a weights file that can be read safely ({_first_line(error)}). Save its state "
-            "dict alone: torch.save(model.state_dict(), path)."
-        ) from error
     except Exception as error:  # a damaged pickle fails anywhere in its reader, with any class of error
+        if isinstance(error, pickle.UnpicklingError) and _is_pickle(path):
+            raise ModelFileError(
+                f"{path} is not a weights file that can be read safely ({_first_line(error)}). Save its "
+                "state dict alone: torch.save(model.state_dict(), path)."
+            ) from error
         raise ModelFileError(
             f"{path} is damaged or not a weights file ({_first_line(error)}). Fetch or write it again."
         ) from error
@@ -121,8 +128,15 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is what torch.save writes: a zip, or the protocol mark of a pickle."""
+    with open(path, "rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
+
+
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    # torch's own advice, to load files of unknown origin without its protection, comes before the reason.
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0].rstrip(".:")[:160] if lines else type(error).__name__
 
 
