@@ -33,7 +33,13 @@ from .self_labelling import SelfLabelling
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
 from .style import restyler
-from .target_statistics import SoftLabels, TargetSummary, remove_soft_labels, source_prototypes, summarise_target
+from .target_statistics import (
+    SoftLabels,
+    TargetSummary,
+    remove_soft_labels,
+    source_prototypes,
+    summarise_target,
+)
 from .views import Geometric, Photometric
 from .warm_up import WarmUp
 
@@ -106,9 +112,13 @@ def _left_out(classes: ClassSpace, source: ClassSpace) -> list[str]:
     common_classes(classes, source)
     ignored = [name for name in source.names if name not in classes.names]
     unseen = [name for name in classes.names if name not in source.names]
-    words = [f"classes of the source that are not asked for are ignored: {', '.join(ignored)}"] if ignored else []
+    words = (
+        [f"classes of the source that are not asked for are ignored: {', '.join(ignored)}"] if ignored else []
+    )
     if unseen:
-        words.append(f"classes that the source does not have, so that nothing is learned of them: {', '.join(unseen)}")
+        words.append(
+            f"classes that the source does not have, so that nothing is learned of them: {', '.join(unseen)}"
+        )
     return words
 
 
@@ -185,19 +195,23 @@ class Adaptation:
 
     def run_distillation_1(self) -> None:
         model = self.recipe.model
-        self._distil("distillation_1", self.recipe.distillation_1, "self_labelling", model.teacher, model.init)
+        self._distil(
+            "distillation_1", self.recipe.distillation_1, "self_labelling", model.teacher, model.init
+        )
 
     def run_distillation_2(self) -> None:
         student, init = self.recipe.model.student, self._student_init()
         self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", student, init)
 
     def run_oracle(self) -> None:
-        """The upper bound: the student, supervised on the target's own training labels for as many iterations as
-        the last distillation. No part of an adaptation; nothing else reads these labels.
+        """The upper bound: the student, supervised on the target's own training labels for as many iterations
+        as the adapted one. No part of an adaptation; nothing else reads these labels.
         """
-        iterations = self.recipe.distillation_2.iterations
+        iterations = student_iterations(self.recipe)
         network = self.fresh_network(self.recipe.model.student, self._student_init())
-        stage = Supervised("oracle", dataclasses.replace(self.recipe.source_only, iterations=iterations), network)
+        stage = Supervised(
+            "oracle", dataclasses.replace(self.recipe.source_only, iterations=iterations), network
+        )
         self.train(stage, self.batches(stage, labelled=self.target, restyle=False))
 
     def _student_init(self) -> str:
@@ -209,10 +223,11 @@ class Adaptation:
     ) -> None:
         frozen = self.after(previous)
         self.summarise(frozen, mirrored=True)
+        goes_on = settings.start == "previous" and architecture == self.recipe.model.teacher
         stage = Distillation(
             name,
             settings,
-            self.fresh_network(architecture, init),
+            self.after(previous) if goes_on else self.fresh_network(architecture, init),
             frozen,
             self.soft_labels,
             target_statistics=self.recipe.target_statistics,
@@ -387,7 +402,9 @@ class Adaptation:
     def spec(self, stage: TrainingStage) -> ModelSpec:
         """What must be known of a stage's network to use it."""
         network, classes = stage.result(), self.domains.classes
-        architecture = self.recipe.model.student if stage.name in (STAGES[-1], "oracle") else self.recipe.model.teacher
+        architecture = (
+            self.recipe.model.student if stage.name in (STAGES[-1], "oracle") else self.recipe.model.teacher
+        )
         size = self.recipe.data.target_size
         return ModelSpec(
             architecture=architecture,
@@ -407,3 +424,15 @@ class Adaptation:
                 "date": datetime.date.today().isoformat(),
             },
         )
+
+
+def student_iterations(recipe: Recipe) -> int:
+    """Iterations the deployed weights have been trained for, those of the weights they started from included."""
+    same = recipe.model.student == recipe.model.teacher
+    total = recipe.distillation_2.iterations
+    if recipe.distillation_2.start == "previous" and same:
+        total += recipe.distillation_1.iterations
+        if recipe.distillation_1.start == "previous":
+            before = (recipe.source_only, recipe.warm_up, recipe.self_labelling)
+            total += sum(stage.iterations for stage in before)
+    return total

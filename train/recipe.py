@@ -27,6 +27,7 @@ else:
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("fp32", "bf16", "fp16")
+STARTS = ("init", "previous")
 PRIOR_ESTIMATES = ("hard", "soft")
 STYLES = ("none", "reinhard")
 OPTIMISERS = ("sgd", "adamw")
@@ -71,7 +72,9 @@ class Data:
     def __post_init__(self) -> None:
         for name in ("source_size", "target_size", "crop"):
             size = getattr(self, name)
-            _require(len(size) == 2 and min(size) >= 32, f"data.{name} is (height, width), each 32 or more", size)
+            _require(
+                len(size) == 2 and min(size) >= 32, f"data.{name} is (height, width), each 32 or more", size
+            )
         _require_at_least(0, self, "data", "rare_class_temperature", "cache_mib")
         _require(self.style in STYLES, f"data.style is one of {', '.join(STYLES)}", self.style)
 
@@ -155,7 +158,9 @@ class SelfLabelling(Stage):
         default_factory=lambda: Geometric(scale=(0.9, 1.1), flip=True, rotation=10, translation=0.1, shear=5)
     )
     strong_photometric: Photometric = field(
-        default_factory=lambda: Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2)
+        default_factory=lambda: Photometric(
+            brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2
+        )
     )
     temperature: float = 0.08
     momentum: float = 0.999
@@ -210,7 +215,9 @@ class SelfLabelling(Stage):
             _require(0 <= getattr(self, name) < 1, f"self_labelling.{name} is in [0, 1)", getattr(self, name))
         for name in ("temperature", "epsilon"):
             _require(getattr(self, name) > 0, f"self_labelling.{name} is above 0", getattr(self, name))
-        _require_shares(self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing", "prior_floor")
+        _require_shares(
+            self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing", "prior_floor"
+        )
         _require_at_least(1, self, "self_labelling", "pixels_per_image", "sinkhorn_iterations")
         # A step's pixels are read back from the bank: a smaller one would give some of them others' assignments.
         pixels = self.batch * self.pixels_per_image
@@ -226,18 +233,25 @@ class Distillation(Stage):
         default_factory=lambda: Geometric(scale=(0.9, 1.1), flip=True, rotation=10, translation=0.1, shear=5)
     )
     strong_photometric: Photometric = field(
-        default_factory=lambda: Photometric(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2)
+        default_factory=lambda: Photometric(
+            brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05, blur=0.5, cutout=2
+        )
     )
     threshold: float = 0.95
     source_weight: float = 1.0
     target_weight: float = 1.0
     kl_weight: float = 1.0
+    start: str = "init"
+    """The student starts from the recipe's initial weights (``init``, as the paper has it), or, where it is of
+    the teacher's architecture, from the teacher's weights (``previous``), which short schedules need."""
     mixing: str = "none"
     mixing_probability: float = 0.5
 
     def __post_init__(self) -> None:
         Stage.__post_init__(self)
-        _require(self.mixing in MIXINGS, f"a distillation's mixing is one of {', '.join(MIXINGS)}", self.mixing)
+        _require(
+            self.mixing in MIXINGS, f"a distillation's mixing is one of {', '.join(MIXINGS)}", self.mixing
+        )
         _require_shares(self, "distillation", "threshold", "mixing_probability")
 
 
@@ -255,7 +269,11 @@ class Compute:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        _require(self.precision in PRECISIONS, f"compute.precision is one of {', '.join(PRECISIONS)}", self.precision)
+        _require(
+            self.precision in PRECISIONS,
+            f"compute.precision is one of {', '.join(PRECISIONS)}",
+            self.precision,
+        )
         _require_at_least(1, self, "compute", "accumulate", "workers", "checkpoint_every", "log_every")
 
 
@@ -312,7 +330,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     """``key.path=value``, the value in TOML's notation or a bare word."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise RecipeError(f"an override is written key=value, for example self_labelling.iterations=200; got {text!r}")
+        raise RecipeError(
+            f"an override is written key=value, for example self_labelling.iterations=200; got {text!r}"
+        )
     try:
         return key.strip(), tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
@@ -354,7 +374,11 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return tuple(_convert(k, v, name) for k, v in zip(kinds, value, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(kind, UnionType) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    if (
+        isinstance(kind, UnionType)
+        or not isinstance(value, kind)
+        or (kind is int and isinstance(value, bool))
+    ):
         raise RecipeError(f"recipe key {name!r} is of type {kind.__name__}; got {value!r}")
     return value
 
