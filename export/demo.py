@@ -69,34 +69,44 @@ def demo(
     require_matplotlib()
     if not pictures.exists():
         new_output_folder(folder, remedy="It holds no demo to go on with; choose another one with --output.")
-    generate_demo(pictures, settings=data, progress=_shown(watcher))
-    adapt(
-        pictures / "rendered.yaml",
-        pictures / "camera.yaml",
-        run.path,
-        recipe="demo",
-        seed=seed,
-        settings=settings,
-        device=device,
-        resume=run.recipe_file.is_file(),
-        watcher=watcher,
-    )
-    watcher.message("exporting, checking and scoring the exported file")
-    model = export(run.path, overwrite=True).path
-    watcher.message("segmenting the video")
-    segmented = running.run(model, pictures / "drive.mp4", folder / "video", overwrite=True)
-    watcher.message("measuring")
-    measured = bench.benchmark(model, pictures / "camera.yaml", split="val")
-    paths = bench.write_report(measured, folder / "bench", overwrite=True)
+    try:
+        generate_demo(pictures, settings=data, progress=_shown(watcher))
+        adapt(
+            pictures / "rendered.yaml",
+            pictures / "camera.yaml",
+            run.path,
+            recipe="demo",
+            seed=seed,
+            settings=settings,
+            device=device,
+            resume=run.recipe_file.is_file(),
+            watcher=watcher,
+        )
+        model, video, report = _use(run, pictures, folder, watcher)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"The same command goes on where it stopped. Folder: {folder}") from None
     return DemoResult(
         folder=folder,
         results=run.results(),
         report=run.report,
         model=model,
-        video=next(path for path in segmented.files if path.suffix == ".mp4"),
-        bench=paths.markdown,
+        video=video,
+        bench=report,
         seconds=time.perf_counter() - began,
     )
+
+
+def _use(run: RunFolder, pictures: Path, folder: Path, watcher: Watcher) -> tuple[Path, Path, Path]:
+    """Export the adapted network, segment the video with the file and measure it: file, video, figures."""
+    watcher.message("exporting, checking and scoring the exported file")
+    model = export(run.path, overwrite=True).path
+    watcher.message("segmenting the video")
+    segmented = running.run(model, pictures / "drive.mp4", folder / "video", overwrite=True)
+    video = next(path for path in segmented.files if path.suffix == ".mp4")
+    watcher.message("measuring")
+    measured = bench.benchmark(model, pictures / "camera.yaml", split="val")
+    paths = bench.write_report(measured, folder / "bench", overwrite=True)
+    return model, video, paths.markdown
 
 
 def _shown(watcher: Watcher) -> Any:
