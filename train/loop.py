@@ -21,6 +21,7 @@ from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.files import atomic_path
 
 from . import recipe
+from .memory import keep_freed_memory
 from .precision import autocast, keep_depthwise_in_fp32
 from .processes import Processes, any_process, average_statistics, mean_over_processes
 from .samples import Batch
@@ -43,6 +44,15 @@ class Watcher(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line."""
+
+
+class SilentWatcher:
+    """Watches nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None: ...
+    def step(self, name: str, iteration: int, losses: dict[str, float]) -> None: ...
+    def message(self, text: str) -> None:
+        _log.info("%s", text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +159,7 @@ class _Loop:
         stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device.type == "cpu":
             keep_depthwise_in_fp32(stage.network)
+            keep_freed_memory()
         self.optimisers = stage.optimisers()
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.scaler = torch.amp.GradScaler(device.type, enabled=around.compute.precision == "fp16")

@@ -1,0 +1,54 @@
+"""Freed memory is kept where glibc can, and nothing happens elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from cpsl_deploy.train import memory
+
+MEASURE = """
+import resource, torch
+from cpsl_deploy.train.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        first = torch.ones(4_000_000)  # 16 MB
+        second = first * 2
+        del first, second
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+print(keep_freed_memory())
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told to keep memory")
+def test_large_temporaries_cost_no_page_faults_any_more() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=60)
+    kept, counts = done.stdout.splitlines()
+    before, after = map(int, counts.split())
+    assert kept == "True"
+    assert after < before / 10
+
+
+@pytest.mark.parametrize(("system", "libc"), [("darwin", "glibc"), ("linux", "")])
+def test_elsewhere_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, system: str, libc: str
+) -> None:
+    monkeypatch.setattr(memory.sys, "platform", system)
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)
+    with caplog.at_level(logging.DEBUG, logger=memory.__name__):
+        assert memory.keep_freed_memory.__wrapped__() is False
+    assert "freed memory is not kept" in caplog.text
