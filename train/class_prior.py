@@ -29,8 +29,10 @@ class ClassPrior(nn.Module):
 
     @torch.no_grad()
     def see(self, probabilities: Tensor) -> None:
-        """Add class probabilities (N, C, h, w). Hard: a pixel counts for its most likely class; soft: for every class
-        by its probability."""
+        """Add class probabilities (N, C, h, w).
+
+        Hard: a pixel counts for its most likely class; soft: for every class by its probability.
+        """
         if self.soft:
             self.pixels += probabilities.double().sum(dim=(0, 2, 3)).to(self.pixels)
         else:

@@ -61,8 +61,8 @@ class Data:
     crop: tuple[int, int]
     """(height, width) of training crops."""
     rare_class_temperature: float = 0.0
-    """Above 0, source images are drawn by a class first, rarer classes more often: a class of pixel share f in
-    proportion to exp((1 - f) / T) (DAFormer, arXiv 2111.14887, section 3.3). 0 draws images evenly."""
+    """Above 0, source images are drawn by a class first, rarer classes more often: a class of pixel share f
+    in proportion to exp((1 - f) / T) (DAFormer, arXiv 2111.14887, section 3.3). 0 draws images evenly."""
     style: str = "none"
     """``reinhard`` gives source crops, with probability 0.5, a target image's colour mean and deviation
     (Reinhard et al. 2001, in CIELAB), from the warm-up on."""
@@ -90,7 +90,8 @@ class Model:
     init: str = ""
     """Weights file the teacher starts from; empty: random."""
     student_init: str = ""
-    """Weights file the student starts from; empty: ``init`` if student and teacher are of one architecture."""
+    """Weights file the student starts from; empty: ``init`` if student and teacher are of one
+    architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +184,13 @@ class SelfLabelling(Stage):
     """Assign to the class prior; off is a uniform marginal."""
     prior_smoothing: float = 0.0
     prior_estimate: str = "hard"
-    """The prior is the share of target pixels by argmax (``hard``, as the reference has it), or the mean class
-    probability (``soft``), in which classes that hardly ever win keep a share."""
+    """The prior is the share of target pixels by argmax (``hard``, as the reference has it), or the mean
+    class probability (``soft``), in which classes that hardly ever win keep a share."""
     prior_momentum: float = 0.0
     """Above 0 the prior follows the pseudo labels' class shares, by 1 - momentum per step."""
     prior_floor: float = 0.0
-    """A prior that follows never falls below this part of its first estimate, class by class: pseudo labels that
-    forget a class would otherwise take its share away for good."""
+    """A prior that follows never falls below this part of its first estimate, class by class: pseudo labels
+    that forget a class would otherwise take its share away for good."""
     align_pseudo_labels: bool = False
     """Scale pseudo labels by prior / running mean of what they give each class (distribution alignment,
     ReMixMatch, arXiv 1911.09785, section 3.1), so that the prior reaches them at once and not by way of the
@@ -219,7 +220,7 @@ class SelfLabelling(Stage):
             self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing", "prior_floor"
         )
         _require_at_least(1, self, "self_labelling", "pixels_per_image", "sinkhorn_iterations")
-        # A step's pixels are read back from the bank: a smaller one would give some of them others' assignments.
+        # A step's pixels are read back from the bank: a smaller one would mix up their assignments.
         pixels = self.batch * self.pixels_per_image
         rule = f"self_labelling.bank holds a step's batch * pixels_per_image = {pixels} pixels at least"
         _require(self.bank >= pixels, rule, self.bank)
@@ -242,8 +243,8 @@ class Distillation(Stage):
     target_weight: float = 1.0
     kl_weight: float = 1.0
     start: str = "init"
-    """The student starts from the recipe's initial weights (``init``, as the paper has it), or, where it is of
-    the teacher's architecture, from the teacher's weights (``previous``), which short schedules need."""
+    """The student starts from the recipe's initial weights (``init``, as the paper has it), or, where it is
+    of the teacher's architecture, from the teacher's weights (``previous``), which short schedules need."""
     mixing: str = "none"
     mixing_probability: float = 0.5
 
@@ -319,7 +320,7 @@ def load_recipe(reference: str | Path, overrides: typing.Mapping[str, Any] | Non
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+        raise RecipeError(f"{path} is not valid TOML: {error}. Correct the file.") from error
     values.setdefault("name", path.stem)
     for key, value in (overrides or {}).items():
         _place(values, key, value)
@@ -354,7 +355,7 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     unknown = [key for key in values if key not in hints]
     if unknown:
         known = ", ".join(f.name for f in dataclasses.fields(kind))
-        raise RecipeError(f"unknown recipe key {where + unknown[0]!r}; {where or 'a recipe '} has: {known}")
+        raise RecipeError(f"unknown recipe key {where + unknown[0]!r}; {where.rstrip('.') or 'a recipe'} has: {known}")
     given = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     try:
         return kind(**given)
