@@ -355,7 +355,9 @@ def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     unknown = [key for key in values if key not in hints]
     if unknown:
         known = ", ".join(f.name for f in dataclasses.fields(kind))
-        raise RecipeError(f"unknown recipe key {where + unknown[0]!r}; {where.rstrip('.') or 'a recipe'} has: {known}")
+        raise RecipeError(
+            f"unknown recipe key {where + unknown[0]!r}; {where.rstrip('.') or 'a recipe'} has: {known}"
+        )
     given = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     try:
         return kind(**given)

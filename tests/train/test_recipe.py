@@ -82,7 +82,7 @@ def test_integers_are_accepted_for_numbers_and_become_floats(read):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("[self_labelling]\nmomentun = 0.9", r"'self_labelling\.momentun'.*self_labelling\. has:.*momentum"),
+        ("[self_labelling]\nmomentun = 0.9", r"'self_labelling\.momentun'.*self_labelling has:.*momentum"),
         ("[selflabelling]\nmomentum = 0.9", r"'selflabelling'.*self_labelling"),
         ("[warm_up.optimiser]\nlearning_rate = 1.0", r"'warm_up\.optimiser\.learning_rate'"),
         ("[warm_up]\niterations = 'many'", r"'warm_up\.iterations' is of type int; got 'many'"),
