@@ -24,7 +24,9 @@ from cpsl_deploy.data import open_dataset
 from cpsl_deploy.export import export
 from cpsl_deploy.export.scoring import score_exported
 from cpsl_deploy.files import write_json, write_text
-from cpsl_deploy.train.adaptation import STAGES, Adaptation, Domains, SilentWatcher, join_domains
+from cpsl_deploy.train.adaptation import STAGES, Adaptation
+from cpsl_deploy.train.domains import Domains, join_domains
+from cpsl_deploy.train.loop import SilentWatcher
 from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override
 from cpsl_deploy.train.report import write_report
 

@@ -19,7 +19,7 @@ import cpsl_deploy
 from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
 from cpsl_deploy.files import atomic_path, sha256, write_json
 from cpsl_deploy.spec import ModelSpec
-from cpsl_deploy.train.adaptation import Domains
+from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.models import load_model
 from cpsl_deploy.train.run_folder import RunFolder
 

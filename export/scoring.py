@@ -10,7 +10,8 @@ import torch
 import cpsl_deploy
 from cpsl_deploy.bench import evaluate
 from cpsl_deploy.errors import InputError
-from cpsl_deploy.train.adaptation import STAGES, Domains
+from cpsl_deploy.train.adaptation import STAGES
+from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.figures import require_matplotlib
 from cpsl_deploy.train.places import recall
 from cpsl_deploy.train.report import write_report

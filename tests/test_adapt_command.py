@@ -21,9 +21,10 @@ from tiny_domains import CLASSES, write_domain, write_recipe
 
 from cpsl_deploy.errors import DataError, RecipeError
 from cpsl_deploy.train import RunFolder, adapt, load_model, load_recipe, recipe_names
-from cpsl_deploy.train.adaptation import STAGES, SilentWatcher
+from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.entry import default_output, recipe_for
+from cpsl_deploy.train.loop import SilentWatcher
 from cpsl_deploy.train.models.weights import read_weights
 from cpsl_deploy.train.progress import LineWatcher, duration
 

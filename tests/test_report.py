@@ -22,8 +22,9 @@ from cpsl_deploy.errors import InputError, MissingExtraError, OutputError
 from cpsl_deploy.files import write_text
 from cpsl_deploy.overlay import blend
 from cpsl_deploy.spec import ModelSpec
-from cpsl_deploy.train.adaptation import STAGES, Domains, join_domains
+from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.class_bars import write_per_class
+from cpsl_deploy.train.domains import Domains, join_domains
 from cpsl_deploy.train.figures import legible, spread
 from cpsl_deploy.train.models import Segmenter, SegmenterOutput, build, save_model
 from cpsl_deploy.train.pictures import evenly_spaced, picture_row

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cpsl_deploy.classes import ClassSpace, common_classes
-from cpsl_deploy.data import Dataset
-from cpsl_deploy.errors import DataError
 from cpsl_deploy.spec import ModelSpec
 
 from . import processes as procs
 from . import recipe as recipes
 from .distillation import Distillation
+from .domains import Domains
 from .evaluation import Score, evaluate
-from .loop import MakeBatch, Surroundings, Watcher, train
+from .loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
 from .models import Segmenter, build, load_model, save_model
 from .precision import autocast
 from .processes import Processes
@@ -43,83 +39,10 @@ from .target_statistics import (
 from .views import Geometric, Photometric
 from .warm_up import WarmUp
 
-_log = logging.getLogger(__name__)
-
 STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distillation_2")
 CALIBRATION_IMAGES = 8
 CURVE_IMAGES = 24
 """Images that the curves over training time are scored on; the stages' ends are scored on all."""
-
-
-class SilentWatcher:
-    """Watches nothing."""
-
-    def stage(self, name: str, done: int, total: int) -> None: ...
-    def step(self, name: str, iteration: int, losses: dict[str, float]) -> None: ...
-    def message(self, text: str) -> None:
-        _log.info("%s", text)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Domains:
-    """The datasets of an adaptation, in one class space."""
-
-    source: Dataset
-    target: Dataset
-    """Only its images are ever read in training."""
-    validation: Dataset | None
-    """Labelled target images for evaluation, if there are any."""
-    classes: ClassSpace
-    dropped: tuple[str, ...] = ()
-    """What was left out when source and target were joined, in words."""
-    source_reference: str = ""
-    """What the source was opened by, if it is known; likewise the next."""
-    target_reference: str = ""
-
-
-def join_domains(
-    source: Dataset, target: Dataset, validation: Dataset | None, classes: ClassSpace | None = None
-) -> Domains:
-    """Bring the datasets into one class space: the given one, else the names both sides have.
-
-    Raises DataError if the source has no labels or nothing is common.
-    """
-    if not source.has_labels or source.classes is None:
-        raise DataError(f"a source needs labels, and the split {source.split!r} of {source.name} has none.")
-    labelled = next((d for d in (validation, target) if d is not None and d.classes is not None), None)
-    dropped: list[str] = []
-    space = classes or source.classes
-    if classes is None and labelled is not None:
-        space, only_source, only_target = common_classes(source.classes, labelled.classes)
-        for side, names in (("source", only_source), ("target", only_target)):
-            if names:
-                dropped.append(f"classes that only the {side} has are ignored: {', '.join(names)}")
-    elif classes is not None:
-        dropped = _left_out(classes, source.classes)
-    if validation is not None and not validation.has_labels:
-        validation = None
-    return Domains(
-        source=source.with_classes(space),
-        target=target.with_classes(space),
-        validation=validation.with_classes(space) if validation is not None else None,
-        classes=space,
-        dropped=tuple(dropped),
-    )
-
-
-def _left_out(classes: ClassSpace, source: ClassSpace) -> list[str]:
-    """What a class space that was asked for leaves of the source's. Raises DataError if it is nothing."""
-    common_classes(classes, source)
-    ignored = [name for name in source.names if name not in classes.names]
-    unseen = [name for name in classes.names if name not in source.names]
-    words = (
-        [f"classes of the source that are not asked for are ignored: {', '.join(ignored)}"] if ignored else []
-    )
-    if unseen:
-        words.append(
-            f"classes that the source does not have, so that nothing is learned of them: {', '.join(unseen)}"
-        )
-    return words
 
 
 class Adaptation:
@@ -263,7 +186,10 @@ class Adaptation:
     def summarise(self, network: Segmenter, **options: Any) -> TargetSummary:
         """Soft labels, prototypes and prior of the target by ``network``."""
         self.watcher.stage("soft labels", 0, len(self.target))
-        report: Callable[[int, int], None] = lambda done, total: self.watcher.step("soft labels", done, {})
+
+        def report(done: int, total: int) -> None:
+            self.watcher.step("soft labels", done, {})
+
         with autocast(self.device, self.recipe.compute.precision):
             return summarise_target(
                 network,

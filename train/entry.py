@@ -10,9 +10,9 @@ from typing import Any
 from cpsl_deploy.classes import ClassSpace, parse_class_space
 
 from . import processes as procs
-from .adaptation import Adaptation, SilentWatcher
+from .adaptation import Adaptation
 from .figures import require_matplotlib
-from .loop import Watcher
+from .loop import SilentWatcher, Watcher
 from .places import Place, check_domains, introduce, open_domains, remember, require_same
 from .recipe import Recipe, load_recipe
 from .report import write_report

@@ -19,7 +19,7 @@ from cpsl_deploy.data.open import DEMO_NAMES, Role
 from cpsl_deploy.errors import DataError
 from cpsl_deploy.files import write_json
 
-from .adaptation import Domains, join_domains
+from .domains import Domains, join_domains
 from .loop import Watcher
 from .run_folder import RunFolder
 

@@ -23,7 +23,7 @@ from .run_folder import RunFolder
 from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, points_text, read_run, share_text
 
 if TYPE_CHECKING:
-    from .adaptation import Domains
+    from .domains import Domains
 
 CURVES, IOU_CURVES = "curves.png", "iou_curves.png"
 PER_CLASS, BEFORE_AFTER = "per_class.png", "before_after.png"

@@ -17,7 +17,7 @@ from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from .adaptation import Domains
+    from .domains import Domains
 
 STAGE_TITLES = {
     "source_only": "source-only",
