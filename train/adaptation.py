@@ -211,7 +211,9 @@ class Adaptation:
         labelled: WorkingImages | None = None,
         restyle: bool = True,
     ) -> MakeBatch:
-        """What this process shows the stage at each micro step. ``labelled``: other labelled images than the source's."""
+        """What this process shows the stage at each micro step. ``labelled``: images to use in the source's
+        place.
+        """
         recipe, settings = self.recipe, stage.settings
         labelled = labelled or self.source
         temperature = recipe.data.rare_class_temperature
@@ -255,17 +257,18 @@ class Adaptation:
         return self._pixels[id(labelled)]
 
     def _check_compute(self) -> None:
-        """Raises RecipeError for what this machine and these processes cannot do, before anything is written."""
+        """Raises RecipeError for what these processes cannot do, before anything is written."""
         if self.recipe.compute.precision == "fp16" and self.processes.device.type != "cuda":
             raise recipes.RecipeError(
-                "compute.precision fp16 is for GPUs, and this run is on the CPU. Use bf16 or fp32 (--precision)."
+                "compute.precision fp16 is for GPUs, and this run is on the CPU. "
+                "Use bf16 or fp32 (--precision)."
             )
         for stage in STAGES:
             self._share(getattr(self.recipe, stage).batch)
 
     def _check_starts(self) -> None:
-        """Raises ModelFileError or RecipeError if a network or the weights it starts from are not usable: before
-        anything is written, and not when the last stage begins.
+        """Raises ModelFileError or RecipeError if a network or the weights it starts from are not usable:
+        before anything is written, and not when the last stage begins.
         """
         model = self.recipe.model
         for architecture, init in {(model.teacher, model.init), (model.student, self._student_init())}:
@@ -276,7 +279,8 @@ class Adaptation:
         parts = self.processes.world * self.recipe.compute.accumulate
         if batch % parts:
             raise recipes.RecipeError(
-                f"a batch is divided evenly over processes and accumulation steps; {batch} is not divisible by {parts}"
+                "a batch is divided evenly over processes and accumulation steps; "
+                f"{batch} is not divisible by {parts}"
             )
         return batch // parts
 
@@ -353,7 +357,7 @@ class Adaptation:
 
 
 def student_iterations(recipe: Recipe) -> int:
-    """Iterations the deployed weights have been trained for, those of the weights they started from included."""
+    """Iterations the deployed weights were trained for, those before a start from ``previous`` included."""
     same = recipe.model.student == recipe.model.teacher
     total = recipe.distillation_2.iterations
     if recipe.distillation_2.start == "previous" and same:

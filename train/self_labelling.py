@@ -28,7 +28,6 @@ from .symmetric_cross_entropy import cross_entropy, symmetric_cross_entropy
 from .target_statistics import SoftLabels, TargetSummary
 from .views import warp_maps
 
-
 ALIGNMENT_MOMENTUM = 0.97
 """Of the running mean that pseudo labels are aligned by: about thirty batches."""
 LARGEST_SCALE = 10.0
@@ -145,7 +144,9 @@ class SelfLabelling(TrainingStage):
         maps, _ = warp_maps(maps, target.strong_to_weak, crop, crop)
         rectified, assignment = maps.chunk(2, dim=1)
         full = F.interpolate(rectified, size=crop, mode="bilinear", align_corners=False)
-        labels, confidence = rectified_pseudo_label(full, torch.ones_like(full), target.valid, self.settings.threshold)
+        labels, confidence = rectified_pseudo_label(
+            full, torch.ones_like(full), target.valid, self.settings.threshold
+        )
         if self.settings.prior_momentum:
             self.follow(labels)
         self._diagnostics["confidence"] = float(confidence.mean())
@@ -153,7 +154,9 @@ class SelfLabelling(TrainingStage):
 
     def follow(self, labels: Tensor) -> None:
         """Move the prior towards the class shares of a batch of pseudo labels (N, H, W), of all processes."""
-        counted = summed(torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior))
+        counted = summed(
+            torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior)
+        )
         if counted.sum() > 0:
             self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
             self.prior.copy_(torch.maximum(self.prior, self.settings.prior_floor * self.first_prior))

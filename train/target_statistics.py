@@ -118,7 +118,9 @@ def source_prototypes(
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
     for index in range(0, len(images), max(1, len(images) // most)):
-        features = predict(network, torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)).features
+        features = predict(
+            network, torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
+        ).features
         label = torch.from_numpy(images.label(index)).to(device)[None, None].float()
         label = torch.nn.functional.interpolate(label, size=features.shape[2:], mode="nearest")[0, 0].long()
         inside = label != IGNORE
