@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 class SoftLabels:
-    """Class probabilities of every target image at the network's stride, float16, one memory-mapped file each."""
+    """Class probabilities of every target image at the network's stride: float16, a memory-mapped file each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,8 +79,9 @@ def summarise_target(
 ) -> TargetSummary:
     """Write every target image's soft labels; estimate prototypes and prior on the way, in one pass.
 
-    ``mirrored`` averages the probabilities over the image and its mirror image (distillation). ``prior_smoothing``,
-    ``soft_prior``: see ``ClassPrior``. ``fallback``: prototypes (C, D) for classes that are never predicted. ``processes`` share out the images and get the same summary.
+    ``mirrored`` averages the probabilities over the image and its mirror image (distillation).
+    ``prior_smoothing``, ``soft_prior``: see ``ClassPrior``. ``fallback``: prototypes (C, D) for classes that
+    are never predicted. ``processes`` share out the images and get the same summary.
     """
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
@@ -114,7 +115,7 @@ def _merge(estimator: PrototypeEstimator, prior: ClassPrior, device: torch.devic
 def source_prototypes(
     network: Segmenter, images: WorkingImages, device: torch.device, *, most: int = 100
 ) -> Tensor:
-    """Prototypes (C, D) of labelled source images, at most so many: the fallback for classes the target lacks."""
+    """Prototypes (C, D) of labelled source images, at most so many: the fallback for unseen classes."""
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
     for index in range(0, len(images), max(1, len(images) // most)):
