@@ -181,7 +181,7 @@ class Adaptation:
     def after(self, stage: str) -> Segmenter:
         """The network a finished stage left, on this process's device."""
         network, _ = load_model(self.folder.stage_model(stage))
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def summarise(self, network: Segmenter, **options: Any) -> TargetSummary:
         """Soft labels, prototypes and prior of the target by ``network``."""

@@ -35,11 +35,12 @@ def join_domains(
     """
     if not source.has_labels or source.classes is None:
         raise DataError(f"a source needs labels, and the split {source.split!r} of {source.name} has none.")
-    labelled = next((d for d in (validation, target) if d is not None and d.classes is not None), None)
+    spaces = (d.classes for d in (validation, target) if d is not None)
+    labelled = next((found for found in spaces if found is not None), None)
     dropped: list[str] = []
     space = classes or source.classes
     if classes is None and labelled is not None:
-        space, only_source, only_target = common_classes(source.classes, labelled.classes)
+        space, only_source, only_target = common_classes(source.classes, labelled)
         for side, names in (("source", only_source), ("target", only_target)):
             if names:
                 dropped.append(f"classes that only the {side} has are ignored: {', '.join(names)}")

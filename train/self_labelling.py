@@ -215,7 +215,7 @@ class SelfLabelling(TrainingStage):
         return losses
 
     def draw_pixels(self, shape: torch.Size, target: TargetBatch, generator: torch.Generator) -> Tensor:
-        """(N, n) positions in the weak views' feature maps, inside the images; some repeat where they are few."""
+        """(N, n) positions in the weak views' feature maps, inside the images; some repeat if few are."""
         positions = shape[2] * shape[3]
         places = torch.arange(min(self.settings.pixels_per_image, positions))
         drawn = []

@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 class SoftLabels:
-    """Class probabilities of every target image at the network's stride: float16, a memory-mapped file each."""
+    """Class probabilities of every target image at the network's stride, float16, memory-mapped files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
