@@ -32,6 +32,7 @@ from .style import restyler
 from .target_statistics import (
     SoftLabels,
     TargetSummary,
+    prototype_shares,
     remove_soft_labels,
     source_prototypes,
     summarise_target,
@@ -104,11 +105,19 @@ class Adaptation:
     def run_self_labelling(self) -> None:
         settings = self.recipe.self_labelling
         network = self.after("warm_up")
-        summary = self.summarise(
-            network,
-            prior_smoothing=settings.prior_smoothing,
-            soft_prior=settings.prior_estimate == "soft",
-        )
+        estimate, smoothing = settings.prior_estimate, settings.prior_smoothing
+        summary = self.summarise(network, prior_smoothing=smoothing, soft_prior=estimate == "soft")
+        if estimate == "prototypes":
+            with autocast(self.device, self.recipe.compute.precision):
+                prior = prototype_shares(
+                    network,
+                    self.target,
+                    summary.prototypes,
+                    self.device,
+                    prior_smoothing=smoothing,
+                    processes=self.processes,
+                )
+            summary = dataclasses.replace(summary, prior=prior)
         if self.processes.is_first:
             self.folder.add_results(prior=summary.prior.tolist())
         stage = SelfLabelling(

@@ -28,7 +28,7 @@ else:
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("fp32", "bf16", "fp16")
 STARTS = ("init", "previous")
-PRIOR_ESTIMATES = ("hard", "soft")
+PRIOR_ESTIMATES = ("hard", "soft", "prototypes")
 STYLES = ("none", "reinhard")
 OPTIMISERS = ("sgd", "adamw")
 
@@ -184,8 +184,10 @@ class SelfLabelling(Stage):
     """Assign to the class prior; off is a uniform marginal."""
     prior_smoothing: float = 0.0
     prior_estimate: str = "hard"
-    """The prior is the share of target pixels by argmax (``hard``, as the reference has it), or the mean
-    class probability (``soft``), in which classes that hardly ever win keep a share."""
+    """The prior is the share of target pixels by argmax (``hard``, as the reference has it); or the mean
+    class probability (``soft``), in which classes that hardly ever win keep a share; or the mean prototype
+    assignment p_SL (``prototypes``), which depends less on the source's class shares: another pass over the
+    target."""
     prior_momentum: float = 0.0
     """Above 0 the prior follows the pseudo labels' class shares, by 1 - momentum per step."""
     prior_floor: float = 0.0

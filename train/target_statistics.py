@@ -17,7 +17,7 @@ from cpsl_deploy.files import atomic_path
 from .class_prior import ClassPrior
 from .models import Segmenter
 from .processes import Processes, summed
-from .prototypes import PrototypeEstimator
+from .prototypes import PrototypeEstimator, prototype_assignment
 from .pseudo_label import mirrored_average
 from .samples import TargetBatch, WorkingImages
 from .stage import predict
@@ -101,6 +101,27 @@ def summarise_target(
     if processes is not None and processes.world > 1:
         _merge(estimator, prior, device)
     return TargetSummary(estimator.prototypes(fallback), prior.shares())
+
+
+@torch.no_grad()
+def prototype_shares(
+    network: Segmenter,
+    images: WorkingImages,
+    prototypes: Tensor,
+    device: torch.device,
+    *,
+    prior_smoothing: float = 0.0,
+    processes: Processes | None = None,
+) -> Tensor:
+    """The class prior (C,) as the mean prototype assignment p_SL over all target pixels."""
+    network.eval()
+    prior = ClassPrior(network.num_classes, prior_smoothing, soft=True).to(device)
+    for index in processes.share(len(images)) if processes is not None else range(len(images)):
+        image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
+        prior.see(prototype_assignment(predict(network, image).features, prototypes.to(device)))
+    if processes is not None and processes.world > 1:
+        prior.pixels = summed(prior.pixels)
+    return prior.shares()
 
 
 def _merge(estimator: PrototypeEstimator, prior: ClassPrior, device: torch.device) -> None:

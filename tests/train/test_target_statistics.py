@@ -15,6 +15,7 @@ from cpsl_deploy.train.samples import WorkingImages
 from cpsl_deploy.train.stage import predict
 from cpsl_deploy.train.target_statistics import (
     SoftLabels,
+    prototype_shares,
     remove_soft_labels,
     source_prototypes,
     summarise_target,
@@ -70,6 +71,18 @@ def test_prototypes_and_prior_are_those_of_all_images(network, soft_labels):
     for k in seen:
         np.testing.assert_allclose(summary.prototypes[k], np.mean(means[k], axis=0), atol=1e-5)
     np.testing.assert_allclose(summary.prior, counts / counts.sum(), atol=1e-6)
+
+
+def test_prototype_shares_are_the_mean_softmax_of_cosines_over_all_pixels(network):
+    images = WorkingImages(streets(3), SIZE)
+    prototypes = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    rows = np.concatenate([o.features[0].flatten(1).T.numpy() for o in outputs(network, images)])
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = prototypes.numpy() / np.linalg.norm(prototypes.numpy(), axis=1, keepdims=True)
+    likely = np.exp(rows @ unit.T / 0.08)
+    expected = (likely / likely.sum(axis=1, keepdims=True)).mean(axis=0)
+    found = prototype_shares(network.train(), images, prototypes, CPU)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
 
 
 def test_a_class_that_is_never_predicted_takes_the_fallback_and_the_smoothing(network, soft_labels):
