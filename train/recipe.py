@@ -197,6 +197,10 @@ class SelfLabelling(Stage):
     """Scale pseudo labels by prior / running mean of what they give each class (distribution alignment,
     ReMixMatch, arXiv 1911.09785, section 3.1), so that the prior reaches them at once and not by way of the
     prototypes alone."""
+    align_classifier: bool = False
+    """Before the first step, shift the classifier's bias by log(prior / mean predicted probability), by 2
+    at most (logit adjustment, arXiv 2007.07314): classes that the warm-up model hardly predicts start with
+    their share."""
     student_features: bool = False
     """Let the self-labelling loss reach the student's features, not the prototypes alone."""
     online_soft_labels: bool = False

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.errors import RecipeError
 
 from . import recipe
 from .assignment import assignment_entropy, marginal_error, sinkhorn
@@ -30,6 +31,7 @@ from .views import warp_maps
 
 ALIGNMENT_MOMENTUM = 0.97
 """Of the running mean that pseudo labels are aligned by: about thirty batches."""
+LARGEST_SHIFT = 2.0
 LARGEST_SCALE = 10.0
 """A class that pseudo labels hardly know is raised this many times at most."""
 
@@ -63,6 +65,8 @@ class SelfLabelling(TrainingStage):
         target_statistics: bool,
     ) -> None:
         super().__init__("self_labelling", settings, network)
+        if settings.align_classifier:
+            align_classifier(network, summary)
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
         self.prototypes = nn.Parameter(
             summary.prototypes.clone(), requires_grad=settings.self_labelling_weight > 0
@@ -224,6 +228,22 @@ class SelfLabelling(TrainingStage):
             order = order[inside[order]] if inside.any() else order
             drawn.append(order[places % len(order)])
         return torch.stack(drawn).to(target.weak.device)
+
+
+@torch.no_grad()
+def align_classifier(network: Segmenter, summary: TargetSummary) -> None:
+    """Shift the classifier's bias so that mean predictions move to the prior.
+
+    Raises RecipeError for a network without such a bias.
+    """
+    bias = network.classifier_bias()
+    if bias is None or summary.predicted is None:
+        raise RecipeError(
+            "self_labelling.align_classifier shifts the bias of the teacher's last layer, and "
+            f"{type(network).__name__} has none. Set it to false."
+        )
+    shift = (summary.prior.clamp(min=1e-6) / summary.predicted.clamp(min=1e-6)).log()
+    bias += shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).to(bias)
 
 
 def _normalised(probabilities: Tensor) -> Tensor:

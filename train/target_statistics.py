@@ -60,7 +60,9 @@ class TargetSummary:
     prototypes: Tensor
     """(C, D)."""
     prior: Tensor
-    """(C,), share of target pixels by argmax, sums to one."""
+    """(C,), which share of the target's pixels each class is believed to have; sums to one."""
+    predicted: Tensor | None = None
+    """(C,), the network's mean class probability over the target; sums to one."""
 
 
 @torch.no_grad()
@@ -86,6 +88,7 @@ def summarise_target(
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
     prior = ClassPrior(network.num_classes, prior_smoothing, soft=soft_prior).to(device)
+    predicted = ClassPrior(network.num_classes, soft=True).to(device)
     indices = processes.share(len(images)) if processes is not None else range(len(images))
     for done, index in enumerate(indices, start=1):
         image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
@@ -96,11 +99,14 @@ def summarise_target(
         soft_labels.write(index, probabilities[0])
         estimator.update(output.features, output.logits)
         prior.see(output.logits.softmax(dim=1))
+        predicted.see(output.logits.softmax(dim=1))
         if progress is not None:
             progress(round(done / len(indices) * len(images)), len(images))
     if processes is not None and processes.world > 1:
-        _merge(estimator, prior, device)
-    return TargetSummary(estimator.prototypes(fallback), prior.shares())
+        _merge(estimator)
+        for counted in (prior, predicted):
+            counted.pixels = summed(counted.pixels)
+    return TargetSummary(estimator.prototypes(fallback), prior.shares(), predicted.shares())
 
 
 @torch.no_grad()
@@ -124,12 +130,11 @@ def prototype_shares(
     return prior.shares()
 
 
-def _merge(estimator: PrototypeEstimator, prior: ClassPrior, device: torch.device) -> None:
-    """What all processes saw together: running means weighted by their counts, and all pixels."""
+def _merge(estimator: PrototypeEstimator) -> None:
+    """What all processes saw together: running means weighted by their counts."""
     sums = summed(estimator.mean * estimator.counts[:, None])
     estimator.counts = summed(estimator.counts)
     estimator.mean = sums / estimator.counts.clamp(min=1)[:, None]
-    prior.pixels = summed(prior.pixels)
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "data": ("scipy",),
     "train": ("torch", "matplotlib"),
-    "export": ("torch", "onnx", "onnxscript", "onnxruntime"),
+    "export": ("torch", "onnx", "onnxscript", "onnxruntime", "matplotlib"),
 }
 """Packages of every extra a user may want, as pyproject.toml lists them."""
 

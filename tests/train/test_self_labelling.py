@@ -336,3 +336,26 @@ def test_online_soft_labels_do_not_read_the_stored_ones(make):
     for index in range(4):
         (stage.soft_labels.folder / f"{index:06d}.npy").unlink()
     assert all(torch.isfinite(loss) for loss in losses_of(stage).values())
+
+
+def test_the_classifier_starts_at_the_prior_if_asked():
+    """The bias moves by log(prior / predicted), by no more than two."""
+    from cpsl_deploy.train.models import build
+    from cpsl_deploy.train.self_labelling import align_classifier
+
+    for name in ("squeezenet_fpn", "ddrnet23_slim"):
+        network = build(name, 3)
+        before = network.classifier_bias().detach().clone()
+        summary = TargetSummary(torch.zeros(3, 8), PRIOR, torch.tensor([0.6, 0.3996, 0.0004]))
+        align_classifier(network, summary)
+        moved = (network.classifier_bias() - before).detach()
+        torch.testing.assert_close(moved, torch.tensor([np.log(5 / 6), np.log(0.3 / 0.3996), 2.0]).float())
+
+
+def test_a_classifier_without_bias_cannot_be_aligned():
+    from cpsl_deploy.errors import RecipeError
+    from cpsl_deploy.train.models import Segmenter
+    from cpsl_deploy.train.self_labelling import align_classifier
+
+    with pytest.raises(RecipeError, match="has none"):
+        align_classifier(Segmenter(), TargetSummary(torch.zeros(3, 8), PRIOR, PRIOR))

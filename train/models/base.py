@@ -48,6 +48,10 @@ class Segmenter(nn.Module):
         ``image``: as ``forward`` takes it.
         """
 
+    def classifier_bias(self) -> nn.Parameter | None:
+        """The bias (C,) of the last layer, None if it has none."""
+        return None
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters that train at the head's higher rate: all that did not come pretrained."""
         raise NotImplementedError

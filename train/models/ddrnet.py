@@ -196,6 +196,9 @@ class DdrNet23Slim(Segmenter):
         own = [key for key in self.state_dict() if key.startswith(("spp.", "final_layer."))]
         return "encoder: " + fit(self, state, origin, optional=own)
 
+    def classifier_bias(self) -> nn.Parameter | None:
+        return self.final_layer.conv2.bias
+
     def head_parameters(self) -> list[nn.Parameter]:
         """The pyramid and the head, which ImageNet weights lack."""
         return [*self.spp.parameters(), *self.final_layer.parameters()]

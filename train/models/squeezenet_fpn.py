@@ -125,6 +125,9 @@ class SqueezeNetFpn(Segmenter):
         }
         return "encoder: " + fit(self.features, encoder, origin)
 
+    def classifier_bias(self) -> nn.Parameter | None:
+        return self.classifier.bias
+
     def head_parameters(self) -> list[nn.Parameter]:
         """Decoder and classifier, which no pretrained file has."""
         return [p for part in (self.decoder, self.classifier) for p in part.parameters()]
