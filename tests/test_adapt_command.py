@@ -262,6 +262,14 @@ def test_corrupt_initial_weights_leave_no_folder(setting: Setting, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_that_cannot_be_aligned_is_refused_at_once(setting: Setting, tmp_path: Path) -> None:
+    aligned = ("--teacher", "deeplabv2_resnet101", "--set", "self_labelling.align_classifier=true")
+    result = invoke(setting, tmp_path / "run", *aligned)
+    assert result.exit_code == 2
+    assert "DeepLabV2 has none. Set it to false." in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_image_is_found_before_training(setting: Setting, tmp_path: Path) -> None:
     source = write_domain(tmp_path / "game", hue=200)
     (tmp_path / "game/images/train/3.png").write_bytes(b"not a PNG")

@@ -25,7 +25,7 @@ from .processes import Processes
 from .recipe import Recipe
 from .run_folder import RunFolder
 from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
-from .self_labelling import SelfLabelling
+from .self_labelling import SelfLabelling, require_classifier_bias
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
 from .style import restyler
@@ -281,7 +281,9 @@ class Adaptation:
         """
         model = self.recipe.model
         for architecture, init in {(model.teacher, model.init), (model.student, self._student_init())}:
-            self.build_network(architecture, init)
+            network = self.build_network(architecture, init)
+            if architecture == model.teacher and self.recipe.self_labelling.align_classifier:
+                require_classifier_bias(network)
 
     def _share(self, batch: int) -> int:
         """Crops of each domain per process and accumulation step."""

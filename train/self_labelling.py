@@ -66,7 +66,7 @@ class SelfLabelling(TrainingStage):
     ) -> None:
         super().__init__("self_labelling", settings, network)
         if settings.align_classifier:
-            align_classifier(network, summary)
+            align_classifier(network, summary.prior, summary.predicted)
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
         self.prototypes = nn.Parameter(
             summary.prototypes.clone(), requires_grad=settings.self_labelling_weight > 0
@@ -230,19 +230,22 @@ class SelfLabelling(TrainingStage):
         return torch.stack(drawn).to(target.weak.device)
 
 
-@torch.no_grad()
-def align_classifier(network: Segmenter, summary: TargetSummary) -> None:
-    """Shift the classifier's bias so that mean predictions move to the prior.
-
-    Raises RecipeError for a network without such a bias.
-    """
+def require_classifier_bias(network: Segmenter) -> nn.Parameter:
+    """The bias of a network's last layer. Raises RecipeError if it has none."""
     bias = network.classifier_bias()
-    if bias is None or summary.predicted is None:
+    if bias is None:
         raise RecipeError(
             "self_labelling.align_classifier shifts the bias of the teacher's last layer, and "
             f"{type(network).__name__} has none. Set it to false."
         )
-    shift = (summary.prior.clamp(min=1e-6) / summary.predicted.clamp(min=1e-6)).log()
+    return bias
+
+
+@torch.no_grad()
+def align_classifier(network: Segmenter, prior: Tensor, predicted: Tensor) -> None:
+    """Shift the classifier's bias so that mean predictions (C,) move to the prior (C,)."""
+    shift = (prior.clamp(min=1e-6) / predicted.clamp(min=1e-6)).log()
+    bias = require_classifier_bias(network)
     bias += shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).to(bias)
 
 

@@ -61,7 +61,7 @@ class TargetSummary:
     """(C, D)."""
     prior: Tensor
     """(C,), which share of the target's pixels each class is believed to have; sums to one."""
-    predicted: Tensor | None = None
+    predicted: Tensor
     """(C,), the network's mean class probability over the target; sums to one."""
 
 

@@ -305,7 +305,8 @@ def self_labelling(folder: Path) -> TrainingStage:
     soft_labels = SoftLabels(folder / "soft_labels")
     for index in range(4):
         soft_labels.write(index, torch.rand(3, 8, 12, generator=generator).softmax(dim=0))
-    summary = TargetSummary(torch.randn(3, 8, generator=generator), torch.tensor([0.5, 0.3, 0.2]))
+    prior = torch.tensor([0.5, 0.3, 0.2])
+    summary = TargetSummary(torch.randn(3, 8, generator=generator), prior, prior)
     settings = recipe.SelfLabelling(
         iterations=6,
         batch=2,

@@ -33,7 +33,7 @@ def make(tmp_path: Path):
         soft_labels = SoftLabels(tmp_path / "soft_labels")
         for index in range(4):
             soft_labels.write(index, (3 * torch.randn(3, 8, 12, generator=generator)).softmax(dim=0))
-        summary = TargetSummary(torch.randn(3, 8, generator=generator), PRIOR)
+        summary = TargetSummary(torch.randn(3, 8, generator=generator), PRIOR, PRIOR)
         options = {
             "iterations": 4,
             "batch": 2,
@@ -346,8 +346,7 @@ def test_the_classifier_starts_at_the_prior_if_asked():
     for name in ("squeezenet_fpn", "ddrnet23_slim"):
         network = build(name, 3)
         before = network.classifier_bias().detach().clone()
-        summary = TargetSummary(torch.zeros(3, 8), PRIOR, torch.tensor([0.6, 0.3996, 0.0004]))
-        align_classifier(network, summary)
+        align_classifier(network, PRIOR, torch.tensor([0.6, 0.3996, 0.0004]))
         moved = (network.classifier_bias() - before).detach()
         torch.testing.assert_close(moved, torch.tensor([np.log(5 / 6), np.log(0.3 / 0.3996), 2.0]).float())
 
@@ -358,4 +357,4 @@ def test_a_classifier_without_bias_cannot_be_aligned():
     from cpsl_deploy.train.self_labelling import align_classifier
 
     with pytest.raises(RecipeError, match="has none"):
-        align_classifier(Segmenter(), TargetSummary(torch.zeros(3, 8), PRIOR, PRIOR))
+        align_classifier(Segmenter(), PRIOR, PRIOR)
