@@ -230,7 +230,7 @@ class SelfLabelling(TrainingStage):
         return torch.stack(drawn).to(target.weak.device)
 
 
-def require_classifier_bias(network: Segmenter) -> nn.Parameter:
+def require_classifier_bias(network: Segmenter) -> Tensor:
     """The bias of a network's last layer. Raises RecipeError if it has none."""
     bias = network.classifier_bias()
     if bias is None:
@@ -246,7 +246,7 @@ def align_classifier(network: Segmenter, prior: Tensor, predicted: Tensor) -> No
     """Shift the classifier's bias so that mean predictions (C,) move to the prior (C,)."""
     shift = (prior.clamp(min=1e-6) / predicted.clamp(min=1e-6)).log()
     bias = require_classifier_bias(network)
-    bias += shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).to(bias)
+    bias.add_(shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).to(bias))
 
 
 def _normalised(probabilities: Tensor) -> Tensor:

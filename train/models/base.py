@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
         ``image``: as ``forward`` takes it.
         """
 
-    def classifier_bias(self) -> nn.Parameter | None:
+    def classifier_bias(self) -> Tensor | None:
         """The bias (C,) of the last layer, None if it has none."""
         return None
 

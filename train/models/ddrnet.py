@@ -196,7 +196,7 @@ class DdrNet23Slim(Segmenter):
         own = [key for key in self.state_dict() if key.startswith(("spp.", "final_layer."))]
         return "encoder: " + fit(self, state, origin, optional=own)
 
-    def classifier_bias(self) -> nn.Parameter | None:
+    def classifier_bias(self) -> Tensor | None:
         return self.final_layer.conv2.bias
 
     def head_parameters(self) -> list[nn.Parameter]:

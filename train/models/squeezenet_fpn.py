@@ -125,7 +125,7 @@ class SqueezeNetFpn(Segmenter):
         }
         return "encoder: " + fit(self.features, encoder, origin)
 
-    def classifier_bias(self) -> nn.Parameter | None:
+    def classifier_bias(self) -> Tensor | None:
         return self.classifier.bias
 
     def head_parameters(self) -> list[nn.Parameter]:
