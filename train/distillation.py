@@ -1,4 +1,4 @@
-"""Stages 2 and 3: a fresh student learns from the frozen previous model (CPSL section 3.3, after ProDA)."""
+"""Stages 2 and 3: a student learns from the frozen previous model (CPSL section 3.3, after ProDA)."""
 
 from __future__ import annotations
 

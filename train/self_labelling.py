@@ -32,6 +32,7 @@ from .views import warp_maps
 ALIGNMENT_MOMENTUM = 0.97
 """Of the running mean that pseudo labels are aligned by: about thirty batches."""
 LARGEST_SHIFT = 2.0
+"""Of a bias of the classifier, in logits, when it is aligned with the prior."""
 LARGEST_SCALE = 10.0
 """A class that pseudo labels hardly know is raised this many times at most."""
 
@@ -243,7 +244,9 @@ def require_classifier_bias(network: Segmenter) -> Tensor:
 
 @torch.no_grad()
 def align_classifier(network: Segmenter, prior: Tensor, predicted: Tensor) -> None:
-    """Shift the classifier's bias so that mean predictions (C,) move to the prior (C,)."""
+    """Shift the classifier's bias by log(prior / predicted), so that mean predictions (C,) move towards the
+    prior (C,); by ``LARGEST_SHIFT`` at most. Raises RecipeError if the network has no such bias.
+    """
     shift = (prior.clamp(min=1e-6) / predicted.clamp(min=1e-6)).log()
     bias = require_classifier_bias(network)
     bias.add_(shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).to(bias))
