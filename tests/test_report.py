@@ -236,6 +236,26 @@ def test_a_run_without_a_finished_stage_has_no_report(tmp_path: Path, domains: D
     assert not folder.results_file.exists()
 
 
+def test_a_student_that_goes_on_continues_the_curve(reported: RunFolder, domains: Domains) -> None:
+    summary = read_run(reported, domains)
+    second = dataclasses.replace(summary.recipe.distillation_2, start="previous")
+    summary = dataclasses.replace(summary, recipe=dataclasses.replace(summary.recipe, distillation_2=second))
+    iterations, percent = run_curve(summary, [0])
+    assert iterations[np.isnan(percent)].tolist() == [100]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [("hard", "own predictions"), ("soft", "mean probabilities"), ("prototypes", "to the prototypes")],
+)
+def test_the_report_says_where_the_shares_come_from(
+    run: RunFolder, domains: Domains, estimate: str, words: str
+) -> None:
+    estimated = {"self_labelling.prior_estimate": estimate}
+    write_text(run.recipe_file, to_toml(load_recipe(run.recipe_file, estimated)))
+    assert words in markdown(read_run(run, domains))
+
+
 @pytest.mark.parametrize("entries", [{"source_only": score([0.5, 0.5])}, {"prior": [0.5, 0.5]}])
 def test_scores_of_other_classes_are_refused(run: RunFolder, domains: Domains, entries: dict) -> None:
     run.add_results(**entries)

@@ -155,11 +155,10 @@ class Adaptation:
     ) -> None:
         frozen = self.after(previous)
         self.summarise(frozen, mirrored=True)
-        goes_on = settings.start == "previous" and architecture == self.recipe.model.teacher
         stage = Distillation(
             name,
             settings,
-            self.after(previous) if goes_on else self.fresh_network(architecture, init),
+            self.after(previous) if self.recipe.goes_on(name) else self.fresh_network(architecture, init),
             frozen,
             self.soft_labels,
             target_statistics=self.recipe.target_statistics,
@@ -369,11 +368,9 @@ class Adaptation:
 
 def student_iterations(recipe: Recipe) -> int:
     """Iterations the deployed weights were trained for, those before a start from ``previous`` included."""
-    same = recipe.model.student == recipe.model.teacher
-    total = recipe.distillation_2.iterations
-    if recipe.distillation_2.start == "previous" and same:
-        total += recipe.distillation_1.iterations
-        if recipe.distillation_1.start == "previous":
-            before = (recipe.source_only, recipe.warm_up, recipe.self_labelling)
-            total += sum(stage.iterations for stage in before)
+    total = 0
+    for name in reversed(STAGES):
+        total += getattr(recipe, name).iterations
+        if not recipe.goes_on(name):
+            break
     return total

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .figures import FONT, label_line_ends, legible, new_figure, open_frame, plain, save
-from .run_summary import FRESH_STAGES, STAGE_TITLES, Line, RunSummary, group_title
+from .run_summary import STAGE_TITLES, Line, RunSummary, group_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,7 +190,7 @@ def run_curve(summary: RunSummary, members: Sequence[int]) -> Curve:
     x: list[float] = []
     y: list[float] = []
     for stage, start in summary.starts().items():
-        if stage in FRESH_STAGES and x:
+        if x and not summary.recipe.goes_on(stage):
             x.append(start)
             y.append(np.nan)
         for iteration, iou in summary.iou_on_the_way(stage):

@@ -110,7 +110,7 @@ class Optimiser:
     warm_up_iterations: int = 0
     """The rate rises linearly over so many iterations first."""
     clip_norm: float = 0.0
-    """Largest gradient norm; 0: not clipped."""
+    """Largest norm of the network's gradient; 0: not clipped."""
 
     def __post_init__(self) -> None:
         _require(self.name in OPTIMISERS, f"optimiser.name is one of {', '.join(OPTIMISERS)}", self.name)
@@ -149,6 +149,10 @@ class WarmUp(Stage):
 
     adversarial_weight: float = 0.01
     discriminator_lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        _require_at_least(0, self, "warm_up", "adversarial_weight", "discriminator_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +229,10 @@ class SelfLabelling(Stage):
         _require_shares(
             self, "self_labelling", "threshold", "mixing_probability", "prior_smoothing", "prior_floor"
         )
+        _require_at_least(0, self, "self_labelling", "symmetric_alpha", "symmetric_beta", "target_weight")
+        _require_at_least(
+            0, self, "self_labelling", "self_labelling_weight", "consistency_weight", "contrast_weight"
+        )
         _require_at_least(1, self, "self_labelling", "pixels_per_image", "sinkhorn_iterations")
         # A step's pixels are read back from the bank: a smaller one would mix up their assignments.
         pixels = self.batch * self.pixels_per_image
@@ -234,7 +242,7 @@ class SelfLabelling(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Stage):
-    """Stages 2 and 3: a fresh student learns from the frozen previous model."""
+    """Stages 2 and 3: a student learns from the frozen previous model."""
 
     strong_geometric: Geometric = field(
         default_factory=lambda: Geometric(scale=(0.9, 1.1), flip=True, rotation=10, translation=0.1, shear=5)
@@ -259,7 +267,9 @@ class Distillation(Stage):
         _require(
             self.mixing in MIXINGS, f"a distillation's mixing is one of {', '.join(MIXINGS)}", self.mixing
         )
+        _require(self.start in STARTS, f"a distillation's start is one of {', '.join(STARTS)}", self.start)
         _require_shares(self, "distillation", "threshold", "mixing_probability")
+        _require_at_least(0, self, "distillation", "source_weight", "target_weight", "kl_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +314,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed is 0 or more", self.seed)
+
+    def goes_on(self, stage: str) -> bool:
+        """Whether a stage trains on the network of the stage before it; the others begin with a new one."""
+        if stage not in ("distillation_1", "distillation_2"):
+            return stage != "source_only"
+        architecture = self.model.student if stage == "distillation_2" else self.model.teacher
+        return getattr(self, stage).start == "previous" and architecture == self.model.teacher
 
 
 def recipe_names() -> list[str]:

@@ -231,7 +231,7 @@ def _tables(summary: RunSummary) -> list[str]:
         means |= {f"{name} classes ({len(classes)})": classes for name, classes in summary.groups.items()}
     parts = [
         "IoU in percent; gain: adapted less source-only, in points. Share: that of the target's pixels by "
-        "the class prior, which the warm-up network's own predictions give: an estimate without labels.",
+        f"the class prior, {_origin_of_prior(summary)}: an estimate without labels.",
         "### Means",
         _table(["mean over", *header], ([f"**{name}**", *_row(summary, m)] for name, m in means.items())),
     ]
@@ -258,17 +258,26 @@ def _row(summary: RunSummary, members: Sequence[int]) -> list[str]:
 
 
 def _shares(summary: RunSummary) -> list[str]:
-    """What can be said per class without labels: how much of the target the warm-up network gives it."""
+    """What can be said per class without labels: how much of the target it is believed to have."""
     if summary.prior is None:
         return []
     by_share = [k for classes in summary.groups.values() for k in classes]
     rows = [[_text(summary.classes.names[k]), share_text(summary.prior[k])] for k in by_share]
     return [
         "## The classes in the target",
-        "Share of the target's pixels by the class prior, which the warm-up network's own predictions give. "
+        f"Share of the target's pixels by the class prior, {_origin_of_prior(summary)}. "
         "A share far from what the photos show tells that the warm-up took one class for another.",
         _table(["class", "share"], rows),
     ]
+
+
+def _origin_of_prior(summary: RunSummary) -> str:
+    origins = {
+        "hard": "the shares of the warm-up network's own predictions",
+        "soft": "the warm-up network's mean probabilities",
+        "prototypes": "the mean assignment of the warm-up network's features to the prototypes",
+    }
+    return origins[summary.recipe.self_labelling.prior_estimate]
 
 
 def _unseen_classes(summary: RunSummary) -> list[str]:
@@ -276,10 +285,11 @@ def _unseen_classes(summary: RunSummary) -> list[str]:
         return []
     names = ", ".join(f"**{_text(summary.classes.names[k])}**" for k in summary.unseen)
     return [
-        f"The warm-up network finds (almost) no pixel of {names} in the target: the class prior is about 0 "
-        "there. Pseudo labels cannot bring back a class they never contain, so expect nothing of it from the "
-        "later stages. What helps comes before them: more source images of the class, or drawing those that "
-        "have it more often (`data.rare_class_temperature` in the recipe)."
+        f"The warm-up network finds (almost) no pixel of {names} in the target: the class prior, "
+        f"{_origin_of_prior(summary)}, is about 0 there. Pseudo labels cannot bring back a class they never "
+        "contain, so expect nothing of it from the later stages. What helps comes before them: more source "
+        "images of the class, or drawing those that have it more often (`data.rare_class_temperature` in the "
+        "recipe)."
     ]
 
 

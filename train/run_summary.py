@@ -27,8 +27,6 @@ STAGE_TITLES = {
     "distillation_2": "distillation 2",
 }
 """The stages in their order, as the report names them."""
-FRESH_STAGES = ("source_only", "distillation_1", "distillation_2")
-"""Stages that train a new network; the others go on with the one before."""
 TAIL_SHARE = 0.02
 """A class believed to have less of the target's pixels is in the tail."""
 UNSEEN_SHARE = 1e-4
@@ -78,7 +76,7 @@ class RunSummary:
     exported: Result | None
     oracle: Result | None
     prior: tuple[float, ...] | None
-    """Share of target pixels per class as the warm-up network predicts them; None before they are counted."""
+    """Share of target pixels per class as estimated at the start of self-labelling; None before that."""
     machine: Mapping[str, Any]
     log: tuple[Mapping[str, Any], ...]
     """The lines of metrics.jsonl."""
@@ -120,7 +118,7 @@ class RunSummary:
 
     @property
     def unseen(self) -> list[int]:
-        """Classes that the warm-up network finds (almost) nowhere in the target."""
+        """Classes that the estimate finds (almost) nowhere in the target."""
         return [k for k, share in enumerate(self.prior or ()) if share < UNSEEN_SHARE]
 
     def architecture(self, stage: str) -> str:

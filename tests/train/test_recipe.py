@@ -135,6 +135,10 @@ def test_an_unknown_key_or_another_type_is_named(read, more: str, message: str):
         ("self_labelling.bank", 4 * 256 - 1),  # smaller than the pixels of a step
         ("distillation_1.mixing", "clasmix"),
         ("distillation_2.threshold", -0.1),
+        ("distillation_1.start", "previuos"),
+        ("distillation_2.kl_weight", -1),
+        ("warm_up.adversarial_weight", -0.01),
+        ("self_labelling.consistency_weight", -0.26),
         ("compute.precision", "fp8"),
         ("compute.accumulate", 0),
         ("compute.workers", 0),
@@ -194,3 +198,33 @@ def test_overrides_reach_their_place_and_beat_the_file(read):
     assert recipe.warm_up.iterations == 7 and recipe.seed == 2
     with pytest.raises(RecipeError, match="single value"):
         read(**{"data.style.name": "x", "data.style": "none"} | {"seed.more": 1}, top="seed = 1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "going_on", "iterations"),
+    [
+        ({}, {"warm_up", "self_labelling"}, 5),
+        ({"distillation_2.start": "previous"}, {"warm_up", "self_labelling", "distillation_2"}, 9),
+        ({"distillation_1.start": "previous"}, {"warm_up", "self_labelling", "distillation_1"}, 5),
+        (
+            {"distillation_1.start": "previous", "distillation_2.start": "previous"},
+            {"warm_up", "self_labelling", "distillation_1", "distillation_2"},
+            15,
+        ),
+        (
+            {"distillation_2.start": "previous", "model.student": "ddrnet23_slim"},
+            {"warm_up", "self_labelling"},
+            5,
+        ),
+    ],
+)
+def test_stages_that_go_on_make_up_the_student_s_iterations(
+    read, settings: dict[str, str], going_on: set[str], iterations: int
+):
+    pytest.importorskip("torch", reason="needs the extra 'train'")
+    from cpsl_deploy.train.adaptation import STAGES, student_iterations
+
+    lengths = {f"{stage}.iterations": count for stage, count in zip(STAGES, (1, 2, 3, 4, 5), strict=True)}
+    recipe = read(**{key.replace(".", "__"): value for key, value in (lengths | settings).items()})
+    assert {stage for stage in STAGES if recipe.goes_on(stage)} == going_on
+    assert student_iterations(recipe) == iterations
