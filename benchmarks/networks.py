@@ -9,6 +9,7 @@ machine slows them alike; figures are ratios to the first network, besides milli
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ import click
 import numpy as np
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine
+from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.classes import CITYSCAPES_19
 from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.data.scenes import render_scene
@@ -83,8 +84,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 @click.command(cls=Command)
 @click.option("--size", default="512x1024", show_default=True, help="HEIGHTxWIDTH of the frames.")
-@click.option("--frames", default=20, show_default=True)
-@click.option("--warm-up", default=3, show_default=True)
+@click.option("--frames", default=20, show_default=True, help="Frames measured with each network.")
+@click.option("--warm-up", default=3, show_default=True, help="Frames before those, not counted.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("runs/networks"), show_default=True
 )
@@ -92,6 +93,7 @@ def main(size: str, frames: int, warm_up: int, output: Path) -> None:
     """Measure the latency of every network on this machine."""
     wanted = parse_size(size)
     folder = new_output_folder(output)
+    machine = describe_machine()  # before the exports, which load it
     files = {name: exported(name, wanted, folder) for name in NETWORKS}
     samples = measure(files, wanted, frames, warm_up)
     first = np.median(samples[NETWORKS[0]])
@@ -106,12 +108,11 @@ def main(size: str, frames: int, warm_up: int, output: Path) -> None:
         }
         for name, values in samples.items()
     ]
-    machine = describe_machine()
     result = {
         "size": wanted,
         "frames": frames,
-        "cpu": machine.cpu,
-        "cores": machine.usable_cores,
+        "machine": dataclasses.asdict(machine),
+        "versions": package_versions(),
         "rows": rows,
     }
     write_json(folder / "networks.json", result)

@@ -140,10 +140,9 @@ def main(data: Path, init: str, seeds: str, recipe: str, overrides: tuple[str, .
     """Adapt from CARLA to CamVid with several seeds and compare with the oracle."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     domains = open_domains(data)
-    sizes = {"data.source_size": [320, 512], "data.target_size": [360, 480], "data.crop": [224, 288]}
     results = {}
     for seed in map(int, seeds.split(",")):
-        given = sizes | {"model.init": init, "seed": seed} | dict(map(parse_override, overrides))
+        given = {"model.init": init, "seed": seed} | dict(map(parse_override, overrides))
         results[seed] = run_seed(domains, load_recipe(recipe, given), output / f"seed-{seed}")
         summary = summarise(results, domains.classes.names)
         write_json(output / "real_pair.json", summary)
