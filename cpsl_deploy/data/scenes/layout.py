@@ -286,7 +286,7 @@ def _signs(street: Street, side: int, z_from: float, z_to: float) -> Iterator[It
         yield Item("sign", x, z, 0.0, (0.9, 2.3 + 0.5 * rolls[0], 0.1), tuple(rolls[:4]), far_end=z)
 
 
-def _car(street: Street, x: float, z: float, heading: float, rolls: list[float]) -> Item:
+def _car(x: float, z: float, heading: float, rolls: list[float]) -> Item:
     length = 3.9 + 0.9 * rolls[1]
     return Item(
         "car", x, z, heading, (1.75 + 0.15 * rolls[1], 1.42 + 0.3 * rolls[2] ** 2, length),
@@ -302,7 +302,7 @@ def _parked_cars(street: Street, side: int, z_from: float, z_to: float) -> Itera
     ):
         if rolls[4] < 0.5 and not in_crossing(street, z, 4.0):
             x = side * (street.road_half_width - 1.05)
-            yield _car(street, x, z, 0.0 if side > 0 else math.pi, rolls)
+            yield _car(x, z, 0.0 if side > 0 else math.pi, rolls)
 
 
 def lane_centre(street: Street) -> float:
@@ -328,7 +328,7 @@ def _traffic(street: Street, side: int, z_from: float, z_to: float, time: float)
             continue
         z += street.start + (rolls[4] - 0.5) * 0.5 * spacing
         x = side * lane_centre(street) + 0.3 * (rolls[3] - 0.5)
-        yield _car(street, x, z, 0.0 if side > 0 else math.pi, rolls)
+        yield _car(x, z, 0.0 if side > 0 else math.pi, rolls)
 
 
 def _walkers(street: Street, side: int, z_from: float, z_to: float, time: float) -> Iterator[Item]:
