@@ -28,12 +28,12 @@ NAMES = {"source", "target", "self_labelling", "consistency"}
 def make(tmp_path: Path):
     """Stages whose soft labels of the four target images are random."""
 
-    def stage(**settings: object) -> SelfLabelling:
+    def stage(predicted: tuple[float, ...] = (0.5, 0.3, 0.2), **settings: object) -> SelfLabelling:
         generator = torch.Generator().manual_seed(0)
         soft_labels = SoftLabels(tmp_path / "soft_labels")
         for index in range(4):
             soft_labels.write(index, (3 * torch.randn(3, 8, 12, generator=generator)).softmax(dim=0))
-        summary = TargetSummary(torch.randn(3, 8, generator=generator), PRIOR, PRIOR)
+        summary = TargetSummary(torch.randn(3, 8, generator=generator), PRIOR, torch.tensor(predicted))
         options = {
             "iterations": 4,
             "batch": 2,
@@ -349,6 +349,16 @@ def test_the_classifier_starts_at_the_prior_if_asked():
         align_classifier(network, PRIOR, torch.tensor([0.6, 0.3996, 0.0004]))
         moved = (network.classifier_bias() - before).detach()
         torch.testing.assert_close(moved, torch.tensor([np.log(5 / 6), np.log(0.3 / 0.3996), 2.0]).float())
+
+
+def test_student_and_teacher_start_with_the_aligned_classifier(make, monkeypatch: pytest.MonkeyPatch):
+    from tiny_training import TinySegmenter
+
+    monkeypatch.setattr(TinySegmenter, "classifier_bias", lambda self: self.classifier.bias)
+    plain, aligned = make(), make(align_classifier=True, predicted=(0.25, 0.25, 0.5))
+    wanted = plain.network.classifier.bias.detach() + torch.tensor([2.0, 1.2, 0.4]).log()
+    for network in (aligned.network, aligned.teacher.network):
+        torch.testing.assert_close(network.classifier.bias.detach(), wanted)
 
 
 def test_a_classifier_without_bias_cannot_be_aligned():

@@ -73,6 +73,19 @@ def test_prototypes_and_prior_are_those_of_all_images(network, soft_labels):
     np.testing.assert_allclose(summary.prior, counts / counts.sum(), atol=1e-6)
 
 
+def test_mean_probabilities_are_counted_whatever_the_prior_is(network, soft_labels):
+    images = WorkingImages(streets(3), SIZE)
+    hard = summarise_target(network, images, soft_labels, CPU)
+    soft = summarise_target(network, images, soft_labels, CPU, soft_prior=True, prior_smoothing=0.3)
+    mean = np.mean(
+        [o.logits.softmax(dim=1)[0].flatten(1).mean(dim=1) for o in outputs(network, images)], axis=0
+    )
+    for summary in (hard, soft):
+        np.testing.assert_allclose(summary.predicted, mean, atol=1e-6)
+    np.testing.assert_allclose(soft.prior, 0.7 * mean + 0.1, atol=1e-6)
+    assert np.abs(hard.prior.numpy() - mean).max() > 0.01
+
+
 def test_prototype_shares_are_the_mean_softmax_of_cosines_over_all_pixels(network):
     images = WorkingImages(streets(3), SIZE)
     prototypes = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
