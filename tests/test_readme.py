@@ -191,6 +191,17 @@ def test_defaults_are_the_recipe_s():
         assert value == str(default), key
 
 
+def test_recipes_said_to_leave_terms_out_do():
+    from cpsl_deploy.train.recipe import load_recipe
+
+    said = "leave out two of the paper's terms, the\nreverse cross entropy and the consistency between views"
+    assert said in README
+    for name in ("demo", "own"):
+        recipe, published = load_recipe(name), load_recipe("gta5-cityscapes")
+        assert recipe.self_labelling.symmetric_beta == recipe.self_labelling.consistency_weight == 0
+        assert 0 < recipe.warm_up.adversarial_weight < published.warm_up.adversarial_weight
+
+
 def test_recipes_named_exist_and_all_are_described():
     from cpsl_deploy.train.recipe import load_recipe, recipe_names
 
