@@ -268,7 +268,7 @@ def test_a_loss_is_told_as_a_loss(run: RunFolder, domains: Domains) -> None:
     text = markdown(read_run(run, domains))
     assert "-10.0 points" in text and "did not help" in text
     assert "best stage is distillation 1 with 56.0 % mIoU; 26.0 points were lost after it" in text
-    assert "`distillation_1.safetensors` (squeezenet_fpn)" in text
+    assert "`distillation_1.safetensors` (squeezenet_fpn)" in text and "oracle's choice" in text
 
 
 def test_a_class_that_the_warm_up_never_finds_is_named(run: RunFolder, domains: Domains) -> None:
