@@ -187,8 +187,9 @@ def _best_stage(summary: RunSummary) -> list[str]:
     return [
         f"The best stage is {best.title} with {_percent(best_score)} % mIoU; "
         f"{100 * (best_score - last_score):.1f} points were lost after it. Its network is "
-        f"`{best.key}.safetensors` ({summary.architecture(best.key)}), which `cpsl-export` takes, too. To pick "
-        "it is an oracle's choice, by the target's labels: its score is not that of an adaptation without them."
+        f"`{best.key}.safetensors` ({summary.architecture(best.key)}), which `cpsl-export` takes, too. To "
+        "pick it is an oracle's choice, by the target's labels: its score is not that of an adaptation "
+        "without them."
     ]
 
 
