@@ -129,7 +129,7 @@ def test_what_has_no_counterpart_is_left_out_and_said(described, tmp_path, caplo
         ({"splits": {"train": "images"}}, "splits: train: names a folder of images"),
         ({"splits": {"train": {"images": "missing"}}}, "missing is not a folder"),
         ({"splits": {"train": {"images": "empty"}}}, "the split 'train' of .* has no images"),
-        ({"root": "nowhere"}, "nowhere is not a folder; correct it, or give --root"),
+        ({"root": "nowhere"}, "nowhere is not a folder; correct it, or give --source-root, "),
     ],
 )
 def test_mistakes_are_named_with_their_remedy(described, changes, message):

@@ -1,7 +1,7 @@
 """A dataset described by a small YAML file. No code is needed for one's own data.
 
     name: my-road
-    root: ../recordings            # relative to this file; --root replaces it
+    root: ../recordings            # relative to this file; the commands can replace it
     splits:
       train: {images: images/train, labels: labels/train}
       val: {images: images/val}    # without labels
@@ -44,14 +44,15 @@ def open_own(path: Path, split: str, *, root: Path | None = None) -> Dataset:
     folders = splits[split]
     root = Path(root) if root is not None else path.parent / text.optional("root", str, ".")
     if not root.is_dir():
-        raise text.error("root", f"{root} is not a folder", "correct it, or give --root")
+        remedy = "correct it, or give --source-root, --target-root, --data-root or --root"
+        raise text.error("root", f"{root} is not a folder", remedy)
     image_end, label_end = text.suffixes()
     pictures = strip_ending(find_images(root / folders["images"]), image_end)
     if not pictures:
         raise DataError(
             f"the split {split!r} of {path} has no images: {root / folders['images']} holds none"
             + (f" whose name ends in {image_end!r}" if image_end else "")
-            + ". Correct splits, suffixes or --root."
+            + ". Correct splits, suffixes or the root."
         )
     if "labels" not in folders:
         items = tuple(Item(name, file) for name, file in pictures.items())
