@@ -36,6 +36,9 @@ class Small(Segmenter):
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.classifier.parameters())
 
+    def classifier_bias(self) -> Tensor | None:
+        return self.classifier.bias
+
 
 class RedSees(Segmenter):
     """Class 3 where a pixel's red is above ``threshold`` of 255, else class 0; blind to the others."""

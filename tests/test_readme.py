@@ -276,7 +276,8 @@ def test_environment_variables_are_read():
 def test_the_error_codes_are_the_errors():
     from cpsl_deploy.errors import AccuracyError
 
-    codes = set(re.findall(r"^\| (\d+) \| ", README, re.MULTILINE))
+    section = README.split("## Errors and exit codes")[1].split("\n## ")[0]
+    codes = set(re.findall(r"^\| (\d+) \| ", section, re.MULTILINE))
 
     assert codes == {"0", str(CpslError.exit_code), str(AccuracyError.exit_code), "130"}
 
