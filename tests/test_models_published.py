@@ -189,4 +189,4 @@ def test_shared_squeezenet_weights_fit(caplog: pytest.LogCaptureFixture):
     with caplog.at_level("INFO"):
         model = build("squeezenet_fpn", 3, init=SHARED_SQUEEZENET)
     assert "encoder: 722,496 parameters in 50 tensors" in caplog.text
-    assert sum(p.numel() for p in model.backbone_parameters()) == 722_496
+    assert sum(p.numel() for p in model.features.parameters()) == 722_496

@@ -39,7 +39,8 @@ def test_large_temporaries_cost_no_page_faults_any_more() -> None:
     kept, counts = done.stdout.splitlines()
     before, after = map(int, counts.split())
     assert kept == "True"
-    assert after < before / 10
+    assert after < 50  # the temporaries have 40,000 pages, or 80 huge ones
+    assert after <= before / 10
 
 
 @pytest.mark.parametrize(("system", "libc"), [("darwin", "glibc"), ("linux", "")])
