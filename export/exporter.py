@@ -206,5 +206,4 @@ def _with_scores(result: ExportResult, folder: RunFolder, domains: Domains) -> E
 
 
 def _with_engine(result: ExportResult) -> ExportResult:
-    _log.info("building a TensorRT engine of %s; this takes minutes", result.path)
     return dataclasses.replace(result, engine=build_engine(result.path))

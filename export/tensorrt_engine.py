@@ -58,6 +58,7 @@ def build_engine(
     onnx_path = Path(onnx_path)
     engine_path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
     gpu, trt = _require_gpu(onnx_path), _require_tensorrt(onnx_path)
+    _log.info("building a TensorRT engine of %s; this takes minutes", onnx_path)
     metadata = read_metadata(onnx_path)
     started = time.perf_counter()
     logger, progress = _logger(trt), _progress(trt)
