@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,17 @@ class Adaptation:
         self.device = self.processes.device
         self._pixels: dict[int, np.ndarray] = {}
 
-    def run(self) -> RunFolder:
-        """All stages that are not done yet, then the model to deploy."""
-        for stage in STAGES:
+    def run(self, stages: Sequence[str] = STAGES) -> RunFolder:
+        """Those of ``stages`` that are not done yet, in the method's order; after the last stage of all, the
+        model to deploy. A stage that is left out must be done if a later one goes on from it.
+        """
+        for stage in (stage for stage in STAGES if stage in stages):
             if not self.folder.stage_model(stage).is_file() or stage not in self.folder.results():
                 getattr(self, f"run_{stage}")()
         if self.processes.is_first:
-            network, spec = load_model(self.folder.stage_model(STAGES[-1]))
-            save_model(self.folder.model, network, spec)
+            if STAGES[-1] in stages:
+                network, spec = load_model(self.folder.stage_model(STAGES[-1]))
+                save_model(self.folder.model, network, spec)
             self.folder.remove_checkpoint()
             remove_soft_labels(self.folder.soft_labels)
         procs.barrier(self.processes)

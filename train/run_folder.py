@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cpsl_deploy.errors import OutputError, RecipeError
-from cpsl_deploy.files import as_output_error, new_output_folder, write_json, write_text
+from cpsl_deploy.files import as_output_error, new_output_folder, write_bytes, write_json, write_text
 
 from .recipe import Recipe, load_recipe, to_toml
 
@@ -88,6 +89,28 @@ class RunFolder:
 
     def add_results(self, **entries: Any) -> None:
         write_json(self.results_file, self.results() | entries)
+
+    def take_over(self, other: RunFolder, stages: Sequence[str]) -> None:
+        """Copy finished stages of another run: their networks, scores and logged lines. A run that begins
+        with them trains none of them again. Nothing is done twice, also after an interruption.
+
+        Raises OutputError if a stage is not finished there.
+        """
+        theirs = other.results()
+        for stage in stages:
+            if stage not in theirs or not other.stage_model(stage).is_file():
+                raise OutputError(
+                    f"a run begins with finished stages of another one, and {other.path} has not finished "
+                    f"{stage}. Finish it first: --resume continues it."
+                )
+            if stage in self.results():
+                continue
+            write_bytes(self.stage_model(stage), other.stage_model(stage).read_bytes())
+            for entry in other.metrics():
+                if entry["stage"] == stage:
+                    self.log_metrics(entry)
+            made_on_the_way = ("prior",) if stage == "self_labelling" else ()
+            self.add_results(**{key: theirs[key] for key in (stage, *made_on_the_way) if key in theirs})
 
     def log_metrics(self, entry: dict[str, Any]) -> None:
         """Append a line. A line cut short by a crash is skipped when read, and stays a line of its own.

@@ -93,3 +93,23 @@ def test_a_checkpoint_is_removed_if_there_is_one(folder: RunFolder):
     folder.checkpoint.write_bytes(b"state")
     folder.remove_checkpoint()
     assert not folder.checkpoint.exists()
+
+
+def test_a_run_takes_over_finished_stages_of_another_once(folder: RunFolder, tmp_path: Path):
+    other = RunFolder(tmp_path / "other")
+    for run in (folder, other):
+        run.begin(RECIPE, resume=False)
+    for stage in ("source_only", "warm_up", "self_labelling"):
+        other.stage_model(stage).write_bytes(stage.encode())
+        other.log_metrics({"stage": stage, "iteration": 1, "losses": {}})
+        other.add_results(**{stage: {"mean_iou": 0.5}, "prior": [1.0]})
+    folder.add_results(warm_up={"mean_iou": 0.25})
+    for _ in range(2):
+        folder.take_over(other, ("source_only", "warm_up"))
+    assert folder.stage_model("source_only").read_bytes() == b"source_only"
+    assert folder.results() == {"warm_up": {"mean_iou": 0.25}, "source_only": {"mean_iou": 0.5}}
+    assert [entry["stage"] for entry in folder.metrics()] == ["source_only"]
+    folder.take_over(other, ("self_labelling",))
+    assert folder.results()["prior"] == [1.0], "the stage's class prior comes with it"
+    with pytest.raises(OutputError, match="distillation_1"):
+        folder.take_over(other, ("distillation_1",))
