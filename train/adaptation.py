@@ -42,6 +42,8 @@ from .views import Geometric, Photometric
 from .warm_up import WarmUp
 
 STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distillation_2")
+Beginning = tuple[TrainingStage, MakeBatch]
+"""A stage that is not trained yet, and what it will be shown."""
 CALIBRATION_IMAGES = 8
 CURVE_IMAGES = 24
 """Images that the curves over training time are scored on; the stages' ends are scored on all."""
@@ -83,7 +85,7 @@ class Adaptation:
         """
         for stage in (stage for stage in STAGES if stage in stages):
             if not self.folder.stage_model(stage).is_file() or stage not in self.folder.results():
-                getattr(self, f"run_{stage}")()
+                self.train(*self.begin(stage))
         if self.processes.is_first:
             if STAGES[-1] in stages:
                 network, spec = load_model(self.folder.stage_model(STAGES[-1]))
@@ -93,62 +95,64 @@ class Adaptation:
         procs.barrier(self.processes)
         return self.folder
 
+    def begin(self, name: str) -> Beginning:
+        """A stage of ``STAGES`` or the oracle, untrained, and its batches. Soft labels, prototypes and prior
+        that it needs are made on the way, by the network of the stage before it.
+        """
+        return getattr(self, name)()
+
     # ---- the stages, in the order of the method
 
-    def run_source_only(self) -> None:
+    def source_only(self) -> Beginning:
         network = self.fresh_network(self.recipe.model.teacher, self.recipe.model.init)
         stage = Supervised("source_only", self.recipe.source_only, network)
-        self.train(stage, self.batches(stage, restyle=False))
+        return stage, self.batches(stage, restyle=False)
 
-    def run_warm_up(self) -> None:
+    def warm_up(self) -> Beginning:
         network = self.after("source_only")
         torch.manual_seed(self.recipe.seed)  # the discriminator starts at random
         stage = WarmUp(self.recipe.warm_up, network, target_statistics=self.recipe.target_statistics)
-        self.train(stage, self.batches(stage))
+        return stage, self.batches(stage)
 
-    def run_self_labelling(self) -> None:
+    def self_labelling(self) -> Beginning:
         settings = self.recipe.self_labelling
         network = self.after("warm_up")
         estimate, smoothing = settings.prior_estimate, settings.prior_smoothing
         summary = self.summarise(network, prior_smoothing=smoothing, soft_prior=estimate == "soft")
         if estimate == "prototypes":
-            with autocast(self.device, self.recipe.compute.precision):
-                prior = prototype_shares(
-                    network,
-                    self.target,
-                    summary.prototypes,
-                    self.device,
-                    prior_smoothing=smoothing,
-                    processes=self.processes,
-                )
+            prior = self.prototype_prior(network, summary.prototypes)
             summary = dataclasses.replace(summary, prior=prior)
         if self.processes.is_first:
             self.folder.add_results(prior=summary.prior.tolist())
         stage = SelfLabelling(
             settings, network, summary, self.soft_labels, target_statistics=self.recipe.target_statistics
         )
-        self.train(stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric))
+        return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
 
-    def run_distillation_1(self) -> None:
+    def distillation_1(self) -> Beginning:
         model = self.recipe.model
-        self._distil(
+        return self._distil(
             "distillation_1", self.recipe.distillation_1, "self_labelling", model.teacher, model.init
         )
 
-    def run_distillation_2(self) -> None:
+    def distillation_2(self) -> Beginning:
         student, init = self.recipe.model.student, self._student_init()
-        self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", student, init)
+        return self._distil("distillation_2", self.recipe.distillation_2, "distillation_1", student, init)
 
     def run_oracle(self) -> None:
+        """Train and score the oracle. No part of an adaptation."""
+        self.train(*self.begin("oracle"))
+
+    def oracle(self) -> Beginning:
         """The upper bound: the student, supervised on the target's own training labels for as many iterations
-        as the adapted one. No part of an adaptation; nothing else reads these labels.
+        as the adapted one. Nothing else reads these labels.
         """
         iterations = student_iterations(self.recipe)
         network = self.fresh_network(self.recipe.model.student, self._student_init())
         stage = Supervised(
             "oracle", dataclasses.replace(self.recipe.source_only, iterations=iterations), network
         )
-        self.train(stage, self.batches(stage, labelled=self.target, restyle=False))
+        return stage, self.batches(stage, labelled=self.target, restyle=False)
 
     def _student_init(self) -> str:
         model = self.recipe.model
@@ -156,7 +160,7 @@ class Adaptation:
 
     def _distil(
         self, name: str, settings: recipes.Distillation, previous: str, architecture: str, init: str
-    ) -> None:
+    ) -> Beginning:
         frozen = self.after(previous)
         self.summarise(frozen, mirrored=True)
         stage = Distillation(
@@ -167,7 +171,7 @@ class Adaptation:
             self.soft_labels,
             target_statistics=self.recipe.target_statistics,
         )
-        self.train(stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric))
+        return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
 
     # ---- what the stages are made of
 
@@ -209,8 +213,24 @@ class Adaptation:
                 self.soft_labels,
                 self.device,
                 **options,
-                fallback=source_prototypes(network, self.source, self.device),
+                fallback=self.source_prototypes(network),
                 progress=report,
+                processes=self.processes,
+            )
+
+    def source_prototypes(self, network: Segmenter) -> torch.Tensor:
+        """(C, D) of the labelled source, for classes that are never predicted on the target."""
+        return source_prototypes(network, self.source, self.device)
+
+    def prototype_prior(self, network: Segmenter, prototypes: torch.Tensor) -> torch.Tensor:
+        """The class prior (C,) as the mean prototype assignment over the target: another pass over it."""
+        with autocast(self.device, self.recipe.compute.precision):
+            return prototype_shares(
+                network,
+                self.target,
+                prototypes,
+                self.device,
+                prior_smoothing=self.recipe.self_labelling.prior_smoothing,
                 processes=self.processes,
             )
 
@@ -234,7 +254,7 @@ class Adaptation:
             sampler=Sampler(
                 len(labelled),
                 recipe.seed,
-                pixels=self._class_pixels(labelled) if temperature > 0 else None,
+                pixels=self.class_pixels(labelled) if temperature > 0 else None,
                 temperature=temperature,
             ),
             crop=recipe.data.crop,
@@ -262,7 +282,7 @@ class Adaptation:
 
         return make
 
-    def _class_pixels(self, labelled: WorkingImages) -> np.ndarray:
+    def class_pixels(self, labelled: WorkingImages) -> np.ndarray:
         """(n, C): read once for each labelled set."""
         if id(labelled) not in self._pixels:
             self._pixels[id(labelled)] = class_shares(labelled, len(self.domains.classes))
@@ -343,15 +363,17 @@ class Adaptation:
                 processes=self.processes,
             )
 
+    def architecture(self, stage: str) -> str:
+        """Registry name of the network that a stage leaves."""
+        model = self.recipe.model
+        return model.student if stage in (STAGES[-1], "oracle") else model.teacher
+
     def spec(self, stage: TrainingStage) -> ModelSpec:
         """What must be known of a stage's network to use it."""
         network, classes = stage.result(), self.domains.classes
-        architecture = (
-            self.recipe.model.student if stage.name in (STAGES[-1], "oracle") else self.recipe.model.teacher
-        )
         size = self.recipe.data.target_size
         return ModelSpec(
-            architecture=architecture,
+            architecture=self.architecture(stage.name),
             class_names=classes.names,
             palette=classes.palette,
             mean=network.mean,
