@@ -41,7 +41,8 @@ class TinySegmenter(Segmenter):
 
     def forward(self, image: Tensor) -> SegmenterOutput:
         features = self.norm(self.encoder(image)).tanh()
-        return SegmenterOutput(features, self.classifier(self.dropout(features)))
+        dropped = self.dropout(features)
+        return SegmenterOutput(dropped if self.features_after_dropout else features, self.classifier(dropped))
 
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.classifier.parameters())

@@ -11,7 +11,8 @@ class SegmenterOutput(NamedTuple):
     """Features and logits at the network's stride."""
 
     features: Tensor
-    """(N, D, h, w): what the classifier sees, before dropout. Prototypes live in this space."""
+    """(N, D, h, w): what the classifier sees, before dropout (unless ``features_after_dropout``).
+    Prototypes live in this space."""
     logits: Tensor
     """(N, C, h, w)."""
 
@@ -26,6 +27,8 @@ class Segmenter(nn.Module):
     feature_channels: int
     """D, the number of feature channels."""
     num_classes: int
+    features_after_dropout: bool = False
+    """Give the features that the classifier gets, dropout included, as the reference does while it trains."""
     align_corners: bool = False
     """How logits are upsampled to the image."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -93,9 +93,11 @@ class AtrousHead(nn.Module):
         nn.init.normal_(classifier.weight, std=_HEAD_STD)
         self.head = nn.Sequential(nn.Dropout2d(_DROPOUT), classifier)
 
-    def forward(self, x: Tensor) -> SegmenterOutput:
+    def forward(self, x: Tensor, *, features_after_dropout: bool = False) -> SegmenterOutput:
         features = self.bottleneck(torch.cat([branch(x) for branch in self.conv2d_list], 1))
-        return SegmenterOutput(features, self.head(features))
+        dropout, classifier = self.head
+        dropped = dropout(features)
+        return SegmenterOutput(dropped if features_after_dropout else features, classifier(dropped))
 
 
 class DeepLabV2(Segmenter):
@@ -130,7 +132,7 @@ class DeepLabV2(Segmenter):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         if self.bn_pretrain is not None:
             x = self.bn_pretrain(x)
-        return self.layer5(x)
+        return self.layer5(x, features_after_dropout=self.features_after_dropout)
 
     def load_pretrained(self, content: Any, origin: str) -> str:
         """Load a published CPSL or ProDA checkpoint whole, or a ResNet-101 into the encoder.

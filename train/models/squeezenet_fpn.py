@@ -93,7 +93,8 @@ class SqueezeNetFpn(Segmenter):
             if index == _SKIP_AFTER:
                 skip = x
         features = self.decoder(skip, x)
-        return SegmenterOutput(features, self.classifier(self.dropout(features)))
+        dropped = self.dropout(features)
+        return SegmenterOutput(dropped if self.features_after_dropout else features, self.classifier(dropped))
 
     @torch.no_grad()
     def calibrate(self, image: Tensor) -> None:
