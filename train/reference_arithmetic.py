@@ -1,8 +1,8 @@
 """Where the authors' code computes something else than this project, and a switch back to it.
 
 Two sets of formulas: ``OURS``, which is the default, and ``REFERENCE``, which a recipe asks for with
-``reference_arithmetic = true``, to compare with figures that were made with the authors' code. What both compute
-alike is not here. Each function of the reference's says in its first line what is at fault with it.
+``reference_arithmetic = true``, to compare with figures that were made with the authors' code. What both
+compute alike is not here. Each function of the reference's says in its first line what is at fault with it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Arithmetic(NamedTuple):
     assign: Callable[[Tensor, Tensor, float, int], Tensor]
     """Scores (B, K), class prior (K,), epsilon and iterations -> assignment (B, K)."""
     consistency: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Student's log-probabilities, teacher's probabilities (N, C, h, w), valid (N, h, w), as ``kl_divergence``."""
+    """Student's log-probabilities, teacher's probabilities (N, C, h, w), valid (N, h, w): ``kl_divergence``."""
     distillation: Callable[[Tensor, Tensor, Tensor], Tensor]
     """As ``consistency``."""
 
