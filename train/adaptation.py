@@ -18,7 +18,6 @@ from . import processes as procs
 from . import recipe as recipes
 from .distillation import Distillation
 from .domains import Domains
-from .evaluation import Score, evaluate
 from .loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
 from .models import Segmenter, build, load_model, save_model
 from .precision import autocast
@@ -26,6 +25,7 @@ from .processes import Processes
 from .recipe import Recipe
 from .run_folder import RunFolder
 from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
+from .scoring import Scoring
 from .self_labelling import SelfLabelling, require_classifier_bias
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
@@ -45,8 +45,6 @@ STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distill
 Beginning = tuple[TrainingStage, MakeBatch]
 """A stage that is not trained yet, and what it will be shown."""
 CALIBRATION_IMAGES = 8
-CURVE_IMAGES = 24
-"""Images that the curves over training time are scored on; the stages' ends are scored on all."""
 
 
 class Adaptation:
@@ -78,6 +76,13 @@ class Adaptation:
         self.soft_labels = SoftLabels(self.folder.soft_labels)
         self.device = self.processes.device
         self._pixels: dict[int, np.ndarray] = {}
+        self.scoring = Scoring(
+            domains=domains,
+            recipe=recipe,
+            processes=self.processes,
+            folder=self.folder,
+            warm_up=lambda: self.after("warm_up"),
+        )
 
     def run(self, stages: Sequence[str] = STAGES) -> RunFolder:
         """Those of ``stages`` that are not done yet, in the method's order; after the last stage of all, the
@@ -328,11 +333,14 @@ class Adaptation:
             checkpoint=self.folder.checkpoint,
             log_metrics=self.folder.log_metrics,
             watcher=self.watcher,
-            evaluate=self._score_on_the_way,
+            evaluate=self.scoring.on_the_way,
         )
+        if not self.folder.checkpoint.is_file():
+            self.scoring.at_the_start(stage)
         train(stage, batches, around)
         seconds = time.perf_counter() - began
-        score = self.score(stage.result())
+        score = self.scoring.score(stage.result())
+        self.scoring.on_the_way(stage, stage.settings.iterations)
         procs.require_agreement(stage.result(), self.processes, stage.name)
         if self.processes.is_first:
             save_model(self.folder.stage_model(stage.name), stage.result(), self.spec(stage))
@@ -343,25 +351,6 @@ class Adaptation:
             self.folder.add_results(**{stage.name: entry})
             self.folder.remove_checkpoint()
         procs.barrier(self.processes)
-
-    def _score_on_the_way(self, stage: TrainingStage, iteration: int) -> None:
-        score = self.score(stage.result(), most=CURVE_IMAGES)
-        if self.processes.is_first and score is not None:
-            self.folder.log_metrics({"stage": stage.name, "iteration": iteration, **score.to_json()})
-
-    def score(self, network: Segmenter, most: int | None = None) -> Score | None:
-        """The network's score on the labelled target images; None if there are none."""
-        if self.domains.validation is None:
-            return None
-        with autocast(self.device, self.recipe.compute.precision):
-            return evaluate(
-                network,
-                self.domains.validation,
-                self.recipe.data.target_size,
-                self.device,
-                most=most,
-                processes=self.processes,
-            )
 
     def architecture(self, stage: str) -> str:
         """Registry name of the network that a stage leaves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from cpsl_deploy.classes import IGNORE
 
 from . import recipe
+from .diagnostics import PseudoLabelTally
 from .kl_divergence import kl_divergence
 from .mixing import paste_mask
 from .models import Segmenter
@@ -38,6 +40,10 @@ class Distillation(TrainingStage):
         super().__init__(name, settings, student)
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
         self.frozen = frozen.requires_grad_(False).eval()
+        self.tally = PseudoLabelTally(student.num_classes)
+
+    def diagnostics(self) -> dict[str, Any]:
+        return self.tally.read()
 
     def train(self, mode: bool = True) -> Distillation:
         super().train(mode)
@@ -50,7 +56,9 @@ class Distillation(TrainingStage):
         s = self.settings
         crop = (target.strong.shape[2], target.strong.shape[3])
         to_image = target.weak_to_image @ target.strong_to_weak
-        labels = hard_pseudo_label(self.soft_labels.views(target, to_image, crop), s.threshold, target.valid)
+        soft = self.soft_labels.views(target, to_image, crop)
+        labels = hard_pseudo_label(soft, s.threshold, target.valid)
+        self.tally.see(labels, soft.amax(dim=1))
         images, valid = target.strong, target.valid
         if s.mixing != "none" and float(torch.rand((), generator=generator)) < s.mixing_probability:
             pasted = paste_mask(s.mixing, source.labels, generator)

@@ -37,6 +37,11 @@ class Score:
         return {"mean_iou": self.mean_iou, "pixel_accuracy": pixel_accuracy(self.confusion), "iou": self.iou}
 
 
+def sample_of(count: int, most: int) -> np.ndarray:
+    """Indices of at most ``most`` of ``count`` images, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
+
+
 @torch.no_grad()
 def label_map(
     network: Segmenter, image: np.ndarray, size: tuple[int, int], device: torch.device
@@ -65,11 +70,7 @@ def evaluate(
     was_training = network.training
     network.eval()
     images = WorkingImages(dataset, size)
-    indices = (
-        np.arange(len(dataset))
-        if most is None
-        else np.unique(np.linspace(0, len(dataset) - 1, most).astype(int))
-    )
+    indices = np.arange(len(dataset)) if most is None else sample_of(len(dataset), most)
     if processes is not None:
         indices = indices[processes.rank :: processes.world]
     confusion = np.zeros((network.num_classes,) * 2, np.int64)

@@ -220,9 +220,10 @@ class _Loop:
             if not math.isfinite(value):
                 self._stop_for(name, value, done)
         self._clear_window()
+        diagnostics = self.stage.diagnostics()
         if self.processes.is_first:
             entry = {"stage": self.stage.name, "iteration": done, "losses": means, "lr_factor": self.factor}
-            self.around.log_metrics(entry | {"step_seconds": seconds} | self.stage.diagnostics())
+            self.around.log_metrics(entry | {"step_seconds": seconds} | diagnostics)
             self.around.watcher.step(self.stage.name, done, means)
 
     def _stop_for(self, term: str, value: float, done: int) -> None:

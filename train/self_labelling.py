@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
 from . import recipe
-from .assignment import assignment_entropy, marginal_error, sinkhorn
+from .assignment import sinkhorn
+from .diagnostics import PseudoLabelTally, SeenAssignment
 from .ema_teacher import EmaTeacher
 from .kl_divergence import kl_divergence
 from .memory_bank import MemoryBank
@@ -77,7 +78,8 @@ class SelfLabelling(TrainingStage):
         self.register_buffer("prior", summary.prior.clone())
         self.register_buffer("first_prior", summary.prior.clone())
         self.register_buffer("given", summary.prior.clone())
-        self._diagnostics: dict[str, float] = {}
+        self.tally = PseudoLabelTally(network.num_classes)
+        self._assignments: dict[str, SeenAssignment] = {}
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [network_optimiser(self.network, self.settings.optimiser, [self.prototypes])]
@@ -85,8 +87,11 @@ class SelfLabelling(TrainingStage):
     def after_step(self) -> None:
         self.teacher.update(self.network, self.prototypes)
 
-    def diagnostics(self) -> dict[str, float]:
-        return self._diagnostics
+    def diagnostics(self) -> dict[str, Any]:
+        found = self.tally.read() | {"prior": self.prior.tolist()}
+        for kind, seen in self._assignments.items():
+            found |= seen.read(kind)
+        return found
 
     def result(self) -> Segmenter:
         return self.teacher.network
@@ -134,10 +139,30 @@ class SelfLabelling(TrainingStage):
             rectified = self.aligned(rectified, target.weak_inside(stride_size))
         return TeacherView(output, assignment, rectified)
 
+    @torch.no_grad()
+    def label_image(self, image: Tensor, size: tuple[int, int], warm_up: Segmenter | None) -> Tensor:
+        """Pseudo labels (1, *size) that a whole image (1, 3, h, w) would get now: for evaluation, and nothing
+        of the stage changes. ``warm_up`` gives the fixed soft label; None: the teacher, as online ones are.
+        """
+        s = self.settings
+        output = predict(self.teacher.network, image)
+        soft = (output if warm_up is None else predict(warm_up, image)).logits.softmax(dim=1)
+        assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
+        rectified = _normalised(soft * assignment if s.rectify else soft)
+        if s.align_pseudo_labels:
+            rectified = self.scaled(rectified)
+        full = F.interpolate(rectified, size=size, mode="bilinear", align_corners=False)
+        everywhere = full.new_ones(len(full), *size, dtype=torch.bool)
+        return rectified_pseudo_label(full, torch.ones_like(full), everywhere, s.threshold)[0]
+
     def aligned(self, probabilities: Tensor, inside: Tensor) -> Tensor:
         """Probabilities (N, C, h, w) whose running mean over pixels ``inside`` (N, h, w) is the prior's."""
         mass = summed((probabilities * inside[:, None]).sum(dim=(0, 2, 3)))
         self.given.lerp_(mass / mass.sum().clamp(min=1), 1 - ALIGNMENT_MOMENTUM)
+        return self.scaled(probabilities)
+
+    def scaled(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (N, C, h, w) times the prior over the running mean of what classes were given."""
         scale = (self.prior / self.given.clamp(min=1e-6)).clamp(max=LARGEST_SCALE)
         return _normalised(probabilities * scale[:, None, None])
 
@@ -154,7 +179,7 @@ class SelfLabelling(TrainingStage):
         )
         if self.settings.prior_momentum:
             self.follow(labels)
-        self._diagnostics["confidence"] = float(confidence.mean())
+        self.tally.see(labels, confidence)
         return labels, assignment
 
     def follow(self, labels: Tensor) -> None:
@@ -211,11 +236,11 @@ class SelfLabelling(TrainingStage):
         log_probs = self.prototype_log_probs(online if s.student_features else features, self.prototypes)
         loss = log_probs.new_zeros(())
         marginal = self.prior if s.align_distribution else torch.full_like(self.prior, 1 / len(self.prior))
-        for of_bank in (cosine_scores(bank, self.prototypes.detach()), bank_scores):
-            assignment = sinkhorn(of_bank, marginal, s.epsilon, s.sinkhorn_iterations)
+        of_bank = {"features": cosine_scores(bank, self.prototypes.detach()), "logits": bank_scores}
+        for kind, of_kind in of_bank.items():
+            assignment = sinkhorn(of_kind, marginal, s.epsilon, s.sinkhorn_iterations)
             loss = loss - (assignment[rows] * log_probs).sum(dim=1).mean()
-            self._diagnostics["marginal_error"] = marginal_error(assignment, marginal)
-            self._diagnostics["assignment_entropy"] = assignment_entropy(assignment)
+            self._assignments[kind] = SeenAssignment(of_kind, assignment, marginal, s.epsilon)
         losses["self_labelling"] = s.self_labelling_weight * loss
         return losses
 

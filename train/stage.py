@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,11 @@ class TrainingStage(nn.Module):
     def after_step(self) -> None:
         """What follows the optimiser's step."""
 
-    def diagnostics(self) -> dict[str, float]:
-        """Numbers worth logging beside the losses."""
+    def diagnostics(self) -> dict[str, Any]:
+        """Figures worth logging beside the losses, since they were last asked for: all processes ask at once.
+
+        A list has a value per class.
+        """
         return {}
 
     def result(self) -> Segmenter:

@@ -14,11 +14,11 @@ from tiny_training import streets, target_views, tiny_batch, tiny_network
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.train import recipe
 from cpsl_deploy.train.assignment import sinkhorn
-from cpsl_deploy.train.samples import Batch
+from cpsl_deploy.train.samples import Batch, TargetBatch
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.stage import predict
 from cpsl_deploy.train.target_statistics import SoftLabels, TargetSummary
-from cpsl_deploy.train.views import Geometric
+from cpsl_deploy.train.views import Geometric, warp_maps
 
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
 NAMES = {"source", "target", "self_labelling", "consistency"}
@@ -286,13 +286,73 @@ def test_running_statistics_are_of_the_target_alone_if_asked(make):
 
 
 def test_diagnostics_tell_of_the_assignment(make):
-    stage = make(sinkhorn_iterations=200)
+    """Of both assignments, against the prior, after the iterations and before the first."""
+    stage = make(sinkhorn_iterations=2)
     losses_of(stage)
     found = stage.diagnostics()
-    _, scores, _ = stage.bank.rows()
-    assignment = sinkhorn(scores, PRIOR, 0.05, 200)
-    assert found["marginal_error"] == pytest.approx(float((assignment.mean(dim=0) - PRIOR).abs().sum() / 2))
-    assert 0 <= found["assignment_entropy"] <= np.log(3) and 0 < found["confidence"] <= 1
+    features, logits, _ = stage.bank.rows()
+    prototypes = torch.nn.functional.normalize(stage.prototypes.detach(), dim=1)
+    for kind, scores in (("features", features @ prototypes.T), ("logits", logits)):
+        after, before = sinkhorn(scores, PRIOR, 0.05, 2), (scores / 0.05).softmax(dim=1)
+        for suffix, assignment in (("", after), ("_before", before)):
+            off = float((assignment.mean(dim=0) - PRIOR).abs().sum() / 2)
+            assert found[f"marginal_error_{kind}{suffix}"] == pytest.approx(off, abs=1e-6)
+        assert found[f"marginal_error_{kind}"] < found[f"marginal_error_{kind}_before"]
+        assert 0 <= found[f"assignment_entropy_{kind}"] <= np.log(3)
+
+
+def test_diagnostics_tell_what_the_pseudo_labels_give_each_class(make):
+    """Over all steps since they were last asked for: shares and mean confidence of the labels that count."""
+    stage, seen = make(threshold=0.5, prior_momentum=0.9), []
+    for micro in range(2):
+        batch = tiny_batch(micro)
+        losses_of(stage, batch)
+        rectified = stage.teach(batch.target).rectified
+        maps, _ = warp_maps(rectified, batch.target.strong_to_weak, (64, 64), (64, 64))
+        full = torch.nn.functional.interpolate(maps, size=(64, 64), mode="bilinear")
+        confidence, labels = (full / full.sum(dim=1, keepdim=True)).max(dim=1)
+        counts = batch.target.valid & (confidence >= 0.5)
+        seen.append((labels[counts].numpy(), confidence[counts].numpy()))
+    labels, confidence = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    found = stage.diagnostics()
+    assert found["pseudo_label_share"] == pytest.approx([(labels == k).mean() for k in range(3)])
+    means = [confidence[labels == k].mean() for k in range(3)]
+    assert found["pseudo_label_confidence"] == pytest.approx(means, rel=1e-5)
+    assert found["confidence"] == pytest.approx(confidence.mean(), rel=1e-5)
+    assert found["prior"] == stage.prior.tolist() != PRIOR.tolist()
+    assert "pseudo_label_share" not in stage.diagnostics(), "the tally begins anew"
+
+
+@pytest.mark.parametrize("settings", [{}, {"rectify": False}, {"align_pseudo_labels": True}])
+def test_whole_images_are_labelled_as_in_training_and_nothing_changes(make, settings):
+    """A weak view that is the whole image gets the labels that the evaluation gives that image."""
+    stage, warm_up = make(**settings), tiny_network(seed=3).eval()
+    image = torch.from_numpy(streets(1).image(0)).permute(2, 0, 1)[None]
+    losses_of(stage)
+    before = {key: value.clone() for key, value in stage.state_dict().items()}
+    found = stage.label_image(image, (64, 96), warm_up)
+    assert all(torch.equal(value, before[key]) for key, value in stage.state_dict().items())
+    stage.soft_labels.write(0, predict(warm_up, image).logits.detach().softmax(dim=1)[0])
+    same = torch.eye(3, dtype=torch.float64)[None]
+    whole = TargetBatch(
+        weak=image,
+        strong=image,
+        valid=torch.ones(1, 64, 96, dtype=torch.bool),
+        weak_to_image=same,
+        strong_to_weak=same,
+        indices=torch.tensor([0]),
+        sizes=((64, 96),),
+    )
+    trained, _ = stage.strong_labels(whole, stage.teach(whole))
+    assert (trained == found).float().mean() > 0.95 and len(found.unique()) > 1
+
+
+def test_online_soft_labels_of_whole_images_are_the_teacher_s(make):
+    stage = make(online_soft_labels=True, rectify=False)
+    image = torch.from_numpy(streets(1).image(0)).permute(2, 0, 1)[None]
+    logits = predict(stage.teacher.network, image).logits.detach()
+    full = torch.nn.functional.interpolate(logits.softmax(dim=1), size=(64, 96), mode="bilinear")
+    assert torch.equal(stage.label_image(image, (64, 96), None), full.argmax(dim=1))
 
 
 def test_aligned_pseudo_labels_give_each_class_its_prior(make):
