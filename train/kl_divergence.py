@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .processes import mean_of_all
+
 
 def kl_divergence(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over valid pixels of KL(teacher || student), in nats; 0 when they agree, never negative.
@@ -16,4 +18,4 @@ def kl_divergence(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tenso
     per_pixel = (torch.xlogy(teacher_probs, teacher_probs) - teacher_probs * student_log_probs).sum(dim=1)
     if valid is None:
         return per_pixel.mean()
-    return (per_pixel * valid).sum() / valid.sum().clamp(min=1)
+    return mean_of_all((per_pixel * valid).sum(), valid.sum())

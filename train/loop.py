@@ -23,9 +23,10 @@ from cpsl_deploy.files import atomic_path
 from . import recipe
 from .memory import keep_freed_memory
 from .precision import autocast, keep_depthwise_in_fp32
-from .processes import Processes, any_process, average_statistics, mean_over_processes
+from .processes import Processes, any_process, mean_over_processes
 from .samples import Batch
 from .stage import TrainingStage, learning_rate_factor
+from .synchronised import synchronise
 
 _log = logging.getLogger(__name__)
 
@@ -85,10 +86,9 @@ def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Generato
                 future.cancel()
 
 
-def step_seed(seed: int, stage: str, step: int, rank: int) -> int:
-    """A seed for the random choices of one step of one process."""
-    mixed = (seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step
-    return (mixed * 1_000_003 + rank) % 2**63
+def step_seed(seed: int, stage: str, step: int) -> int:
+    """A seed for the random choices of one step, the same in all processes."""
+    return ((seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step) * 1_000_003 % 2**63
 
 
 def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> TrainingStage:
@@ -153,8 +153,8 @@ class _Loop:
     def __init__(self, stage: TrainingStage, around: Surroundings) -> None:
         self.stage, self.around, self.processes = stage, around, around.processes
         device = around.processes.device
-        if self.processes.world > 1 and device.type == "cuda":
-            stage.network = nn.SyncBatchNorm.convert_sync_batchnorm(stage.network)
+        if self.processes.world > 1:
+            stage.network = synchronise(stage.network, device)
         stage.to(device)
         stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device.type == "cpu":
@@ -195,14 +195,12 @@ class _Loop:
             self.scaler.step(optimiser)
             optimiser.zero_grad(set_to_none=True)
         self.scaler.update()
-        if self.processes.device.type == "cpu":
-            average_statistics(self.stage.network, self.processes)
         self.stage.after_step()
 
     def _backward(self, micro: int, batch: Batch) -> None:
         """Add the gradients of one part of a step. All its random choices follow from its number."""
         compute, device = self.around.compute, self.processes.device
-        seed = step_seed(self.around.seed, self.stage.name, micro, self.processes.rank)
+        seed = step_seed(self.around.seed, self.stage.name, micro)
         torch.manual_seed(seed)
         self.batch = batch.to(device)
         with autocast(device, compute.precision):

@@ -12,6 +12,8 @@ from torch import Tensor
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
+from .processes import sample_generators
+
 MIXINGS = ("none", "cutmix", "classmix")
 
 
@@ -25,13 +27,14 @@ def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> 
             f"mixing is one of {', '.join(MIXINGS)}; got {kind!r}. Change it in the recipe or with --set."
         )
     mask = torch.zeros_like(source_labels, dtype=torch.bool)
-    for i, labels in enumerate(source_labels):
+    generators = sample_generators(len(source_labels), generator)
+    for i, (labels, own) in enumerate(zip(source_labels, generators, strict=True)):
         if kind == "cutmix":
-            mask[i] = _half_rectangle(labels.shape, generator).to(labels.device)
+            mask[i] = _half_rectangle(labels.shape, own).to(labels.device)
         elif kind == "classmix":
             present = torch.unique(labels)
             present = present[present != IGNORE]
-            order = torch.randperm(len(present), generator=generator)
+            order = torch.randperm(len(present), generator=own)
             chosen = present[order[: (len(present) + 1) // 2].to(present.device)]
             mask[i] = torch.isin(labels, chosen)
     return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .processes import mean_of_all
 from .prototypes import TEMPERATURE
 
 
@@ -24,4 +25,4 @@ def pixel_contrast(
     loss = (torch.logaddexp(similarity, negatives) - similarity) * positive
     positives = positive.sum(dim=1)
     per_pixel = loss.sum(dim=1) / positives.clamp(min=1)
-    return per_pixel.sum() / (positives > 0).sum().clamp(min=1)
+    return mean_of_all(per_pixel.sum(), (positives > 0).sum())

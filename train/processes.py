@@ -1,7 +1,8 @@
 """One process or several under torchrun: who we are, which device is ours, how gradients and pixels meet.
 
-Several processes do what one does: they start from the same networks, share out the images of a pass, average
-gradients and batch-norm statistics, and pool the pixels of the memory bank. They must see one file system.
+Several processes do what one does with the same batch: they start from the same networks, share out the
+images of a pass and the samples of a batch, average gradients, take means over the pixels of all and pool the
+pixels of the memory bank (batch norm and dropout: ``synchronised``). They must see one file system.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -113,6 +115,15 @@ def mean_over_processes(value: torch.Tensor, processes: Processes) -> torch.Tens
     return value
 
 
+def of_all(value: Any, processes: Processes) -> list[Any]:
+    """A small picklable value of every process, by rank."""
+    if processes.world == 1:
+        return [value]
+    values: list[Any] = [None] * processes.world
+    dist.all_gather_object(values, value)
+    return values
+
+
 def summed(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes; the same tensor without torchrun."""
     if _is_distributed():
@@ -135,19 +146,24 @@ def own_part(rows: torch.Tensor) -> torch.Tensor:
     return rows.chunk(dist.get_world_size())[dist.get_rank()] if _is_distributed() else rows
 
 
-@torch.no_grad()
-def average_statistics(network: nn.Module, processes: Processes) -> None:
-    """Give the batch norms of all processes the mean of their running statistics.
+def mean_of_all(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """``total / count`` with both summed over all processes, 0 for a count of 0: this process's part of it.
 
-    For processes on CPUs; on GPUs the batch norms are synchronised ones, which keep equal statistics.
+    The parts average to the mean, as DistributedDataParallel averages their gradients. If every process took
+    the mean over its own count, pixels would weigh the more the fewer of them its part of the batch has.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-    if processes.world == 1 or not buffers:
-        return
-    together = mean_over_processes(torch.cat([buffer.flatten() for buffer in buffers]), processes)
-    for buffer, mean in zip(buffers, together.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    if not _is_distributed():
+        return total / count.clamp(min=1)
+    return total * (dist.get_world_size() / summed(count).clamp(min=1))
+
+
+def sample_generators(count: int, generator: torch.Generator) -> list[torch.Generator]:
+    """A generator for each of this process's ``count`` samples, seeded by ``generator``, which is in the same
+    state in all processes: a sample meets the same random numbers however the batch is shared out.
+    """
+    world = dist.get_world_size() if _is_distributed() else 1
+    seeds = torch.randint(2**62, (world * count,), generator=generator)
+    return [torch.Generator().manual_seed(int(seed)) for seed in own_part(seeds)]
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from .memory_bank import MemoryBank
 from .mixing import paste_mask
 from .models import Segmenter, SegmenterOutput
 from .pixel_contrast import pixel_contrast
-from .processes import gathered, own_part, summed
+from .processes import gathered, own_part, sample_generators, summed
 from .prototypes import cosine_scores
 from .pseudo_label import rectified_pseudo_label
 from .samples import Batch, SourceBatch, TargetBatch
@@ -249,8 +249,9 @@ class SelfLabelling(TrainingStage):
         positions = shape[2] * shape[3]
         places = torch.arange(min(self.settings.pixels_per_image, positions))
         drawn = []
-        for inside in target.weak_inside((shape[2], shape[3])).flatten(1).cpu():
-            order = torch.randperm(positions, generator=generator)
+        insides = target.weak_inside((shape[2], shape[3])).flatten(1).cpu()
+        for inside, own in zip(insides, sample_generators(len(insides), generator), strict=True):
+            order = torch.randperm(positions, generator=own)
             order = order[inside[order]] if inside.any() else order
             drawn.append(order[places % len(order)])
         return torch.stack(drawn).to(target.weak.device)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from cpsl_deploy.classes import IGNORE
 
+from .processes import mean_of_all
+
 ALPHA, BETA = 0.1, 1.0
 MIN_PREDICTION, MIN_ONE_HOT = 1e-7, 1e-4
 
@@ -18,7 +20,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) ->
     logits: (N, C, H, W). labels: (N, H, W) int64.
     """
     total = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp(min=1)
+    return mean_of_all(total, (labels != ignore_index).sum())
 
 
 def reverse_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
@@ -32,7 +34,7 @@ def reverse_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IG
     of_label = probs.gather(1, labels.masked_fill(~valid, 0)[:, None])[:, 0]
     off_label = probs.sum(dim=1) - of_label
     per_pixel = -torch.log(torch.tensor(MIN_ONE_HOT)).to(logits.device) * off_label
-    return (per_pixel * valid).sum() / valid.sum().clamp(min=1)
+    return mean_of_all((per_pixel * valid).sum(), valid.sum())
 
 
 def symmetric_cross_entropy(
