@@ -23,6 +23,7 @@ from .models import Segmenter, build, load_model, save_model
 from .precision import autocast
 from .processes import Processes
 from .recipe import Recipe
+from .reference_arithmetic import OURS, REFERENCE
 from .run_folder import RunFolder
 from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
 from .scoring import Scoring
@@ -61,6 +62,7 @@ class Adaptation:
         resume: bool = False,
     ) -> None:
         self.domains, self.recipe = domains, recipe
+        self.arithmetic = REFERENCE if recipe.reference_arithmetic else OURS
         self.processes: Processes = procs.join(device)
         self.watcher = watcher or SilentWatcher()
         self._check_compute()
@@ -130,7 +132,12 @@ class Adaptation:
         if self.processes.is_first:
             self.folder.add_results(prior=summary.prior.tolist())
         stage = SelfLabelling(
-            settings, network, summary, self.soft_labels, target_statistics=self.recipe.target_statistics
+            settings,
+            network,
+            summary,
+            self.soft_labels,
+            target_statistics=self.recipe.target_statistics,
+            arithmetic=self.arithmetic,
         )
         return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
 
@@ -175,6 +182,7 @@ class Adaptation:
             frozen,
             self.soft_labels,
             target_statistics=self.recipe.target_statistics,
+            arithmetic=self.arithmetic,
         )
         return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
 

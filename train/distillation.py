@@ -12,10 +12,10 @@ from cpsl_deploy.classes import IGNORE
 
 from . import recipe
 from .diagnostics import PseudoLabelTally
-from .kl_divergence import kl_divergence
 from .mixing import paste_mask
 from .models import Segmenter
 from .pseudo_label import hard_pseudo_label
+from .reference_arithmetic import OURS, Arithmetic
 from .samples import Batch
 from .stage import Losses, TrainingStage, kept_statistics, predict, upsampled
 from .symmetric_cross_entropy import cross_entropy
@@ -36,8 +36,10 @@ class Distillation(TrainingStage):
         soft_labels: SoftLabels,
         *,
         target_statistics: bool,
+        arithmetic: Arithmetic = OURS,
     ) -> None:
         super().__init__(name, settings, student)
+        self.arithmetic = arithmetic
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
         self.frozen = frozen.requires_grad_(False).eval()
         self.tally = PseudoLabelTally(student.num_classes)
@@ -71,7 +73,7 @@ class Distillation(TrainingStage):
         logits = upsampled(predict(self.network, images).logits, crop, self.network)
         with torch.no_grad():
             taught = upsampled(predict(self.frozen, images).logits, crop, self.frozen).softmax(dim=1)
-        kl = kl_divergence(F.log_softmax(logits, dim=1), taught, valid)
+        kl = self.arithmetic.distillation(F.log_softmax(logits, dim=1), taught, valid)
         return {
             "source": s.source_weight * cross_entropy(source_logits, source.labels),
             "target": s.target_weight * cross_entropy(logits, labels, IGNORE),

@@ -303,6 +303,17 @@ class Recipe:
     target_statistics: bool = False
     """Batch norms keep running statistics of target images alone (source crops are normalised by their own
     batch); off: of both, as the reference does."""
+    reference_arithmetic: bool = False
+    """Compute what the authors' code computes where results depend on it, to compare with its figures
+    (``train/reference_arithmetic.py``): features after dropout; a momentum teacher in training mode, whose
+    prototypes alias the student's at the start; bank rows scored with prototypes that are not normalised, and
+    labelled by other pixels; Sinkhorn on exponentials, which may overflow and then stops the run; consistency
+    and distillation over padding, too, divided by N * C * h * w, the latter on probabilities where logarithms
+    belong. The weight 5 belongs with it: ``self_labelling.consistency_weight=5``.
+
+    Not brought back are faults that nobody can want to compare with: the strong view's geometry replayed on
+    labels in another order; the bank's copying; options that crash when off, a schedule that fails past its
+    end, lost states; the need of the target's label files and the checkpoint picked on them."""
     data: Data
     model: Model = field(default_factory=Model)
     source_only: SourceOnly = field(default_factory=SourceOnly)

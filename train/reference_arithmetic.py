@@ -37,7 +37,7 @@ class Arithmetic(NamedTuple):
     assign: Callable[[Tensor, Tensor, float, int], Tensor]
     """Scores (B, K), class prior (K,), epsilon and iterations -> assignment (B, K)."""
     consistency: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """Student's log-probabilities, teacher's probabilities (N, C, h, w), valid (N, h, w): ``kl_divergence``."""
+    """Student's log-probabilities (N, C, h, w), teacher's probabilities, valid: as ``kl_divergence``."""
     distillation: Callable[[Tensor, Tensor, Tensor], Tensor]
     """As ``consistency``."""
 

@@ -13,10 +13,7 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
 from . import recipe
-from .assignment import sinkhorn
 from .diagnostics import PseudoLabelTally, SeenAssignment
-from .ema_teacher import EmaTeacher
-from .kl_divergence import kl_divergence
 from .memory_bank import MemoryBank
 from .mixing import paste_mask
 from .models import Segmenter, SegmenterOutput
@@ -24,7 +21,9 @@ from .pixel_contrast import pixel_contrast
 from .processes import gathered, own_part, sample_generators, summed
 from .prototypes import cosine_scores
 from .pseudo_label import rectified_pseudo_label
+from .reference_arithmetic import OURS, Arithmetic
 from .samples import Batch, SourceBatch, TargetBatch
+from .self_labelling_loss import self_labelling_loss
 from .stage import Losses, TrainingStage, kept_statistics, network_optimiser, predict, upsampled
 from .symmetric_cross_entropy import cross_entropy, symmetric_cross_entropy
 from .target_statistics import SoftLabels, TargetSummary
@@ -65,15 +64,18 @@ class SelfLabelling(TrainingStage):
         soft_labels: SoftLabels,
         *,
         target_statistics: bool,
+        arithmetic: Arithmetic = OURS,
     ) -> None:
         super().__init__("self_labelling", settings, network)
+        self.arithmetic = arithmetic
+        network.features_after_dropout = arithmetic.features_after_dropout
         if settings.align_classifier:
             align_classifier(network, summary.prior, summary.predicted)
         self.soft_labels, self.target_statistics = soft_labels, target_statistics
         self.prototypes = nn.Parameter(
-            summary.prototypes.clone(), requires_grad=settings.self_labelling_weight > 0
+            arithmetic.first_prototypes(summary.prototypes), requires_grad=settings.self_labelling_weight > 0
         )
-        self.teacher = EmaTeacher(network, self.prototypes, settings.momentum)
+        self.teacher = arithmetic.teacher(network, self.prototypes, settings.momentum)
         self.bank = MemoryBank(settings.bank, network.feature_channels, network.num_classes)
         self.register_buffer("prior", summary.prior.clone())
         self.register_buffer("first_prior", summary.prior.clone())
@@ -120,7 +122,9 @@ class SelfLabelling(TrainingStage):
         if s.consistency_weight:
             valid = _at(target.valid & ~pasted, student.features)
             log_probs = self.prototype_log_probs(student.features, self.teacher.prototypes)
-            losses["consistency"] = s.consistency_weight * kl_divergence(log_probs, warped, valid)
+            losses["consistency"] = s.consistency_weight * self.arithmetic.consistency(
+                log_probs, warped, valid
+            )
         return losses
 
     @torch.no_grad()
@@ -228,18 +232,22 @@ class SelfLabelling(TrainingStage):
             bank, _, bank_labels = self.bank.rows()
             bank = bank.clone()  # the push below must not change what the backward pass needs
             losses["contrast"] = s.contrast_weight * pixel_contrast(online, labels, bank, bank_labels)
-        everywhere = [gathered(rows) for rows in (features, scores, labels)]
+        beside = _gather(seen.rectified, self.arithmetic.label_positions(drawn)).argmax(dim=1)
+        everywhere = [gathered(rows) for rows in (features, scores, beside)]
         self.bank.push(*everywhere)
 
         bank, bank_scores, _ = self.bank.rows()
-        rows = own_part(self.bank.newest(len(everywhere[2])))
+        newest = self.bank.newest(len(everywhere[2]))
+        rows = own_part(newest)
         log_probs = self.prototype_log_probs(online if s.student_features else features, self.prototypes)
         loss = log_probs.new_zeros(())
         marginal = self.prior if s.align_distribution else torch.full_like(self.prior, 1 / len(self.prior))
-        of_bank = {"features": cosine_scores(bank, self.prototypes.detach()), "logits": bank_scores}
-        for kind, of_kind in of_bank.items():
-            assignment = sinkhorn(of_kind, marginal, s.epsilon, s.sinkhorn_iterations)
-            loss = loss - (assignment[rows] * log_probs).sum(dim=1).mean()
+        feature_scores = self.arithmetic.bank_scores(bank, self.prototypes.detach(), newest)
+        for kind, of_kind in {"features": feature_scores, "logits": bank_scores}.items():
+            term, assignment = self_labelling_loss(
+                log_probs, of_kind, rows, marginal, s.epsilon, s.sinkhorn_iterations, self.arithmetic.assign
+            )
+            loss = loss + term
             self._assignments[kind] = SeenAssignment(of_kind, assignment, marginal, s.epsilon)
         losses["self_labelling"] = s.self_labelling_weight * loss
         return losses

@@ -21,9 +21,10 @@ def self_labelling_loss(
     """Mean cross entropy between the batch's rows of the assignment and the batch's class probabilities.
 
     log_probs: (n, K), log softmax(cos(z, c) / tau) of the batch's pixels: what the gradient flows into.
-    scores: (B, K), of bank and batch together, which the assignment is made from. rows: (n,) int64, where among
-    these the batch's pixels are. class_prior: (K,). ``assign`` is called as ``sinkhorn`` is. Returns the loss,
-    (), and the assignment (B, K), which has no gradient.
+    scores: (B, K), of bank and batch together, which the assignment is made from. rows: (n,) int64, where
+    among these the batch's pixels are. class_prior: (K,). ``assign`` is called as ``sinkhorn`` is.
+
+    Returns the loss, (), and the assignment (B, K), which has no gradient.
     """
     assignment = assign(scores, class_prior, epsilon, iterations)
     return -(assignment[rows] * log_probs).sum(dim=1).mean(), assignment
