@@ -62,6 +62,7 @@ class Pictures:
 
     def __init__(self, images: list[np.ndarray], labels: list[np.ndarray], name: str = "pictures") -> None:
         self._images, self._labels, self.name = images, labels, name
+        self.names = [f"{name}/{i}" for i in range(len(images))]
 
     def __len__(self) -> int:
         return len(self._images)

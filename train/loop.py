@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import threading
 import time
@@ -21,9 +20,11 @@ from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.files import atomic_path
 
 from . import recipe
+from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
+from .out_of_memory import step_in_words, told_what_to_lower, what_to_lower
 from .precision import autocast, keep_depthwise_in_fp32
-from .processes import Processes, any_process, mean_over_processes
+from .processes import Processes, any_process, mean_over_processes, of_all
 from .samples import Batch
 from .stage import TrainingStage, learning_rate_factor
 from .synchronised import synchronise
@@ -68,6 +69,8 @@ class Surroundings:
     watcher: Watcher
     evaluate: Callable[[TrainingStage, int], None] = lambda stage, iteration: None
     """Called at quarters of the stage."""
+    crop: tuple[int, int] | None = None
+    """(height, width) of the crops, for an error's words."""
 
 
 def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
@@ -95,18 +98,19 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
     """Train a stage to its end, from its checkpoint if there is one of it.
 
     Ctrl-C lets the step under way end, writes a checkpoint and goes on as KeyboardInterrupt; a second one
-    stops at once. Raises TrainingError if a loss is not finite, ModelFileError if the checkpoint cannot be
-    read.
+    stops at once. Raises TrainingError if a loss is not finite or explodes, or if a step does not fit into
+    memory, ModelFileError if the checkpoint cannot be read.
     """
-    loop = _Loop(stage, around)
+    loop = Loop(stage, around)
     compute, total = around.compute, stage.settings.iterations
     start = loop.restore()
     around.watcher.stage(stage.name, start, total)
     batches = prefetched(make_batch, start * compute.accumulate, total * compute.accumulate, compute.workers)
     with contextlib.closing(batches), interruptible() as interrupted:
         for iteration in range(start, total):
-            loop.step(iteration, batches)
             done = iteration + 1
+            with told_what_to_lower(*loop.holding(done)):
+                loop.step(iteration, batches)
             if done % compute.log_every == 0 or done == total:
                 loop.report(done)
             if any_process(interrupted.is_set(), around.processes):
@@ -147,7 +151,7 @@ def interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Loop:
+class Loop:
     """A stage with its optimisers, and what is done with them in one step."""
 
     def __init__(self, stage: TrainingStage, around: Surroundings) -> None:
@@ -164,8 +168,8 @@ class _Loop:
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.scaler = torch.amp.GradScaler(device.type, enabled=around.compute.precision == "fp16")
         self.module = self._distributed()
-        self._clear_window()
-        self.batch: Batch | None = None
+        self.losses = LossWatch()
+        self.reported, self.began = 0, time.perf_counter()
         stage.train()
 
     def _distributed(self) -> nn.Module:
@@ -173,10 +177,6 @@ class _Loop:
             return self.stage
         ids = [self.processes.device.index] if self.processes.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.stage, device_ids=ids, broadcast_buffers=False)
-
-    def _clear_window(self) -> None:
-        self.sums: dict[str, torch.Tensor] = {}
-        self.parts, self.began = 0, time.perf_counter()
 
     def step(self, iteration: int, batches: Iterator[Batch]) -> None:
         settings, accumulate = self.stage.settings, self.around.compute.accumulate
@@ -202,51 +202,67 @@ class _Loop:
         compute, device = self.around.compute, self.processes.device
         seed = step_seed(self.around.seed, self.stage.name, micro)
         torch.manual_seed(seed)
-        self.batch = batch.to(device)
         with autocast(device, compute.precision):
-            losses = self.module(self.batch, torch.Generator().manual_seed(seed))
+            losses = self.module(batch.to(device), torch.Generator().manual_seed(seed))
         self.scaler.scale(torch.stack(list(losses.values())).sum() / compute.accumulate).backward()
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-        self.parts += 1
+        self.losses.see(micro // compute.accumulate + 1, losses, batch)
+
+    def holding(self, iteration: int) -> tuple[str, str]:
+        """What a step does and holds, and what to lower if it does not fit into memory."""
+        around, settings = self.around, self.stage.settings
+        recipe_file = around.checkpoint.with_name("recipe.toml")
+        held = step_in_words(settings, around.compute, around.crop)
+        lower = what_to_lower(self.stage.name, settings, around.compute, self.processes.world)
+        return (
+            f"training {self.stage.name}, iteration {iteration} ({held})",
+            f"{lower} in {recipe_file}, then go on with --recipe {recipe_file} --resume: the last checkpoint "
+            "is intact.",
+        )
 
     def report(self, done: int) -> None:
-        """Log the losses' means since the last report. Raises TrainingError if one is not finite."""
-        means = {n: float(mean_over_processes(v / self.parts, self.processes)) for n, v in self.sums.items()}
-        seconds = (time.perf_counter() - self.began) / self.parts
-        for name, value in means.items():
-            if not math.isfinite(value):
-                self._stop_for(name, value, done)
-        self._clear_window()
+        """Log the losses' means since the last report. Raises TrainingError for a bad one."""
+        self._stop_for_bad_losses()
+        means = {
+            term: float(mean_over_processes(torch.tensor(mean, device=self.processes.device), self.processes))
+            for term, mean in self.losses.means().items()
+        }
+        seconds = (time.perf_counter() - self.began) / (done - self.reported)
+        self.reported, self.began = done, time.perf_counter()
         diagnostics = self.stage.diagnostics()
         if self.processes.is_first:
             entry = {"stage": self.stage.name, "iteration": done, "losses": means, "lr_factor": self.factor}
             self.around.log_metrics(entry | {"step_seconds": seconds} | diagnostics)
             self.around.watcher.step(self.stage.name, done, means)
 
-    def _stop_for(self, term: str, value: float, done: int) -> None:
-        seen = self.batch.target.indices.tolist() if self.batch and self.batch.target else "none"
-        raise TrainingError(
-            f"a loss must stay finite; the term {term!r} of {self.stage.name} is {value} by iteration {done} "
-            f"(target images of the last batch: {seen}). {self._remedy()}"
-        )
+    def _stop_for_bad_losses(self) -> None:
+        """Raises TrainingError, in all processes, for the first step whose loss is not finite or explodes."""
+        bad = self.losses.judge()
+        if any_process(bad is not None, self.processes):
+            found = [each for each in of_all(bad, self.processes) if each is not None]
+            first: BadLoss = min(found, key=lambda each: each.iteration)
+            raise TrainingError(
+                f"{self.stage.name} cannot go on: {first}. Its batch: {listed(first.images)}. "
+                f"If nothing is wrong with these: {self._remedy()}"
+            )
 
     def _remedy(self) -> str:
         name, recipe_file = self.stage.name, self.around.checkpoint.with_name("recipe.toml")
         return (
-            f"Lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with "
+            f"lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with "
             f"--recipe {recipe_file} --resume: the last checkpoint is intact."
         )
 
     def save(self, iteration: int) -> None:
-        """Write a checkpoint. Raises TrainingError, keeping the last one, if the stage is not finite."""
+        """Write a checkpoint. Raises TrainingError, keeping the last one, for bad losses or weights."""
+        self._stop_for_bad_losses()
         if not self.processes.is_first:
             return
         for key, value in self.stage.state_dict().items():
             if not torch.isfinite(value).all():
                 raise TrainingError(
-                    f"a checkpoint holds finite numbers alone; {key} of {self.stage.name} is not finite by "
-                    f"iteration {iteration}. {self._remedy()}"
+                    f"a checkpoint holds finite numbers alone; {key} of {self.stage.name} is not finite "
+                    f"after iteration {iteration} (its batch: {listed(self.losses.images)}). To avoid it, "
+                    f"{self._remedy()}"
                 )
         state = {
             "stage": self.stage.name,
@@ -280,6 +296,7 @@ class _Loop:
                 f"({str(error).splitlines()[0].rstrip(':')}). Delete it to start its stage again with "
                 "--resume; finished stages are kept."
             ) from error
+        self.reported = state["iteration"]
         _log.info("%s continues at iteration %d", self.stage.name, state["iteration"])
         return state["iteration"]
 

@@ -55,6 +55,9 @@ class WorkingImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def name(self, index: int) -> str:
+        return self.dataset.names[index]
+
     def image(self, index: int) -> np.ndarray:
         """(h, w, 3) uint8 RGB at working size."""
         return self._get("image", index)
@@ -136,10 +139,14 @@ class SourceBatch:
     """(N, 3, H, W) uint8 RGB."""
     labels: Tensor
     """(N, H, W) int64, IGNORE where nothing is labelled."""
+    names: tuple[str, ...] = ()
+    """Of the images that the crops are of."""
 
     def to(self, device: torch.device) -> SourceBatch:
-        return SourceBatch(
-            self.images.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        return dataclasses.replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
         )
 
 
@@ -162,6 +169,7 @@ class TargetBatch:
     """(N,) int64: which target images."""
     sizes: tuple[Size, ...]
     """Working size of each image."""
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> TargetBatch:
         def there(tensor: Tensor) -> Tensor:
@@ -191,6 +199,12 @@ class Batch:
     source: SourceBatch | None
     target: TargetBatch | None
 
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The images' names by side."""
+        sides = {"source": self.source, "target": self.target}
+        return {side: batch.names for side, batch in sides.items() if batch is not None}
+
     def to(self, device: torch.device) -> Batch:
         return Batch(self.source and self.source.to(device), self.target and self.target.to(device))
 
@@ -212,7 +226,7 @@ class SourceViews:
 
     def batch(self, seed: list[int], positions: range) -> SourceBatch:
         """The crops at the given positions of the run."""
-        images, labels = [], []
+        images, labels, names = [], [], []
         for position in positions:
             rng = np.random.default_rng([*seed, position, 0])
             index = self.sampler.index(position)
@@ -223,7 +237,8 @@ class SourceViews:
                 view = self.restyle(view, rng)
             images.append(change_colours(rng, view, self.photometric))
             labels.append(warp_labels(label, matrix, self.crop))
-        return SourceBatch(_stack(images), torch.from_numpy(np.stack(labels)).long())
+            names.append(self.images.name(index))
+        return SourceBatch(_stack(images), torch.from_numpy(np.stack(labels)).long(), tuple(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,4 +280,5 @@ class TargetViews:
             strong_to_weak=torch.from_numpy(np.stack(to_weak)),
             indices=torch.tensor(indices),
             sizes=tuple(sizes),
+            names=tuple(self.images.name(index) for index in indices),
         )

@@ -1,6 +1,7 @@
 """The loop: seeds, order, rates, interruption, resumption bit for bit, and no broken checkpoint."""
 
 # ruff: noqa: E402
+import dataclasses
 import signal
 import threading
 import time
@@ -58,12 +59,11 @@ class Walk(TrainingStage):
 
 
 class Number:
-    """A batch that is a number."""
-
-    target = None
+    """A batch that is a number, of one source image."""
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.names = {"source": (f"street {number}",)}
 
     def to(self, device: torch.device) -> "Number":
         return self
@@ -219,16 +219,90 @@ def test_losses_are_reported_as_means_and_the_stage_is_evaluated_at_its_quarters
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_training_and_is_named(tmp_path: Path, factor: float):
     stage = Walk(20, upset=lambda iteration: factor if iteration == 3 else None)
-    with pytest.raises(TrainingError, match=r"'walk' of walk is (nan|inf).*walk\.optimiser\.lr"):
+    told = r"walk cannot go on: the term 'walk' is (nan|inf) at iteration 4 .*source images street 3\..*"
+    with pytest.raises(TrainingError, match=told + r"walk\.optimiser\.lr"):
         train(stage, Number, surroundings(tmp_path, log_every=5))
     assert len(stage.seen) == 5
 
 
+def test_a_bad_part_of_a_step_is_named_with_its_own_images(tmp_path: Path):
+    stage = Walk(20, upset=lambda part: float("nan") if part == 7 else None)
+    with pytest.raises(TrainingError, match=r"at iteration 4 .*Its batch: source images street 7\."):
+        train(stage, Number, surroundings(tmp_path, log_every=5, accumulate=2))
+
+
+def test_a_loss_that_explodes_stops_the_training(tmp_path: Path):
+    stage = Walk(20, upset=lambda iteration: 1e6 if iteration == 3 else None)
+    with pytest.raises(TrainingError, match=r"at iteration 4 \(a loss stays below 10000\).*street 3\."):
+        train(stage, Number, surroundings(tmp_path, log_every=5))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            torch.cuda.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free."
+            ),
+            r"\(Tried to allocate 2.00 GiB. GPU 0 has 1.00 GiB free\)",
+        ),
+        (MemoryError(), ""),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), r"\(.*DefaultCPU.*\)"),
+    ],
+)
+def test_a_step_that_does_not_fit_says_what_to_lower(tmp_path: Path, error: Exception, words: str):
+    def upset(iteration: int) -> None:
+        if iteration == 4:
+            raise error
+
+    around = surroundings(tmp_path, checkpoint_every=3)
+    around = dataclasses.replace(around, crop=(64, 96))
+    told = (
+        rf"^out of memory ?{words} while training walk, iteration 5 \(4 crops of 64x96 per domain, fp32\)\. "
+        r"Set compute\.accumulate = 2.*compute\.precision = \"bf16\", a smaller data\.crop or a smaller "
+        r"walk\.batch in .*recipe\.toml.*--resume.*intact"
+    )
+    with pytest.raises(TrainingError, match=told):
+        train(Walk(9, upset=upset), Number, around)
+    assert read_checkpoint(around.checkpoint)["iteration"] == 3
+
+
+def test_an_error_that_is_not_of_memory_stays_what_it_is(tmp_path: Path):
+    def upset(iteration: int) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(Walk(9, upset=upset), Number, surroundings(tmp_path))
+
+
+def test_a_batch_that_does_not_fit_is_told_like_a_step(tmp_path: Path):
+    def make(i: int) -> Number:
+        if i == 2:
+            raise MemoryError
+        return Number(i)
+
+    with pytest.raises(TrainingError, match="out of memory while training walk, iteration 3"):
+        train(Walk(9), make, surroundings(tmp_path))
+
+
 def test_a_broken_stage_never_replaces_the_last_checkpoint(tmp_path: Path):
     """The loss breaks between two reports; the checkpoint due before the next report must not be written."""
-    stage = Walk(40, upset=lambda iteration: float("nan") if iteration == 11 else None)
+    stage = Walk(40, upset=lambda iteration: float("nan") if iteration == 10 else 1e-3)
     around = surroundings(tmp_path, log_every=10, checkpoint_every=6)
-    with pytest.raises(TrainingError, match=r"classifier.*not finite.*checkpoint is intact"):
+    with pytest.raises(TrainingError, match=r"at iteration 11 .*street 10\..*checkpoint is intact"):
+        train(stage, Number, around)
+    state = read_checkpoint(around.checkpoint)
+    assert state["iteration"] == 6
+    assert all(torch.isfinite(value).all() for value in state["module"].values())
+
+
+def test_weights_that_break_under_sound_losses_are_not_saved_either(tmp_path: Path):
+    stage = Walk(40, upset=lambda iteration: 1e-3)
+    stage.after_step = lambda: (
+        stage.network.classifier.weight.data.fill_(float("inf")) if len(stage.seen) == 12 else None
+    )
+    around = surroundings(tmp_path, log_every=10, checkpoint_every=6)
+    with pytest.raises(TrainingError, match=r"classifier.*not finite after iteration 12 .*street 11\)"):
         train(stage, Number, around)
     state = read_checkpoint(around.checkpoint)
     assert state["iteration"] == 6
