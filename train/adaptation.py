@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .distillation import Distillation
 from .domains import Domains
 from .loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
 from .models import Segmenter, build, load_model, save_model
+from .out_of_memory import resuming, told_what_to_lower
 from .precision import autocast
 from .processes import Processes
 from .recipe import Recipe
@@ -106,7 +108,8 @@ class Adaptation:
         """A stage of ``STAGES`` or the oracle, untrained, and its batches. Soft labels, prototypes and prior
         that it needs are made on the way, by the network of the stage before it.
         """
-        return getattr(self, name)()
+        with self.of_whole_images(f"preparing {name}"):
+            return getattr(self, name)()
 
     # ---- the stages, in the order of the method
 
@@ -342,13 +345,15 @@ class Adaptation:
             log_metrics=self.folder.log_metrics,
             watcher=self.watcher,
             evaluate=self.scoring.on_the_way,
+            crop=self.recipe.data.crop,
         )
-        if not self.folder.checkpoint.is_file():
-            self.scoring.at_the_start(stage)
-        train(stage, batches, around)
-        seconds = time.perf_counter() - began
-        score = self.scoring.score(stage.result())
-        self.scoring.on_the_way(stage, stage.settings.iterations)
+        with self.of_whole_images(f"scoring {stage.name}"):
+            if not self.folder.checkpoint.is_file():
+                self.scoring.at_the_start(stage)
+            train(stage, batches, around)
+            seconds = time.perf_counter() - began
+            score = self.scoring.score(stage.result())
+            self.scoring.on_the_way(stage, stage.settings.iterations)
         procs.require_agreement(stage.result(), self.processes, stage.name)
         if self.processes.is_first:
             save_model(self.folder.stage_model(stage.name), stage.result(), self.spec(stage))
@@ -359,6 +364,15 @@ class Adaptation:
             self.folder.add_results(**{stage.name: entry})
             self.folder.remove_checkpoint()
         procs.barrier(self.processes)
+
+    def of_whole_images(self, doing: str) -> AbstractContextManager[None]:
+        """What runs out of memory in the block, outside a training step, is told as work on whole images."""
+        height, width = self.recipe.data.target_size
+        return told_what_to_lower(
+            f"{doing} (whole images of {height}x{width}, {self.recipe.compute.precision})",
+            "a smaller data.target_size or data.source_size",
+            resuming(self.folder.recipe_file),
+        )
 
     def architecture(self, stage: str) -> str:
         """Registry name of the network that a stage leaves."""

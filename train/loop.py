@@ -22,7 +22,7 @@ from cpsl_deploy.files import atomic_path
 from . import recipe
 from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
-from .out_of_memory import step_in_words, told_what_to_lower, what_to_lower
+from .out_of_memory import resuming, step_in_words, told_what_to_lower, what_to_lower
 from .precision import autocast, keep_depthwise_in_fp32
 from .processes import Processes, any_process, mean_over_processes, of_all
 from .samples import Batch
@@ -207,16 +207,14 @@ class Loop:
         self.scaler.scale(torch.stack(list(losses.values())).sum() / compute.accumulate).backward()
         self.losses.see(micro // compute.accumulate + 1, losses, batch)
 
-    def holding(self, iteration: int) -> tuple[str, str]:
+    def holding(self, iteration: int) -> tuple[str, str, str]:
         """What a step does and holds, and what to lower if it does not fit into memory."""
         around, settings = self.around, self.stage.settings
-        recipe_file = around.checkpoint.with_name("recipe.toml")
         held = step_in_words(settings, around.compute, around.crop)
-        lower = what_to_lower(self.stage.name, settings, around.compute, self.processes.world)
         return (
             f"training {self.stage.name}, iteration {iteration} ({held})",
-            f"{lower} in {recipe_file}, then go on with --recipe {recipe_file} --resume: the last checkpoint "
-            "is intact.",
+            what_to_lower(self.stage.name, settings, around.compute, self.processes.world),
+            resuming(around.checkpoint.with_name("recipe.toml")),
         )
 
     def report(self, done: int) -> None:
@@ -247,10 +245,7 @@ class Loop:
 
     def _remedy(self) -> str:
         name, recipe_file = self.stage.name, self.around.checkpoint.with_name("recipe.toml")
-        return (
-            f"lower {name}.optimiser.lr or set {name}.optimiser.clip_norm in {recipe_file}, then go on with "
-            f"--recipe {recipe_file} --resume: the last checkpoint is intact."
-        )
+        return f"lower {name}.optimiser.lr or set {name}.optimiser.clip_norm{resuming(recipe_file)}."
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint. Raises TrainingError, keeping the last one, for bad losses or weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -29,15 +30,30 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
+class OutOfMemory(TrainingError):
+    """The memory of a GPU or of the machine is used up."""
+
+    def __init__(self, words: str, doing: str, lower: str, afterwards: str) -> None:
+        super().__init__(f"{words} while {doing}. Set {lower}{afterwards}.")
+        self.words, self.doing, self.lower = words, doing, lower
+
+
 @contextlib.contextmanager
-def told_what_to_lower(doing: str, remedy: str) -> Iterator[None]:
-    """Running out of memory in the block becomes a TrainingError that says what was being done."""
+def told_what_to_lower(doing: str, lower: str, afterwards: str = "") -> Iterator[None]:
+    """Running out of memory in the block becomes OutOfMemory, which says what was being done."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(f"{in_words(error)} while {doing}. {remedy}") from error
+        raise OutOfMemory(in_words(error), doing, lower, afterwards) from error
+
+
+def resuming(recipe_file: Path) -> str:
+    """How a run goes on with other values, as the end of a sentence."""
+    return (
+        f" in {recipe_file}, then go on with --recipe {recipe_file} --resume: the last checkpoint is intact"
+    )
 
 
 def in_words(error: BaseException) -> str:
@@ -65,4 +81,4 @@ def what_to_lower(stage: str, settings: recipe.Stage, compute: recipe.Compute, w
     lower += ["a smaller data.crop", f"a smaller {stage}.batch"]
     if isinstance(settings, recipe.SelfLabelling):
         lower.append("a smaller self_labelling.bank")
-    return f"Set {', '.join(lower[:-1])} or {lower[-1]}"
+    return f"{', '.join(lower[:-1])} or {lower[-1]}"
