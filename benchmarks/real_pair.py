@@ -12,52 +12,29 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from pairs import LARGE, Lines, carla_camvid
 
 from cpsl_deploy.command_line import Command
-from cpsl_deploy.data import open_dataset
 from cpsl_deploy.export import export
 from cpsl_deploy.export.scoring import score_exported
 from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.adaptation import STAGES, Adaptation
-from cpsl_deploy.train.domains import Domains, join_domains
-from cpsl_deploy.train.loop import SilentWatcher
+from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override
 from cpsl_deploy.train.report import write_report
 
-DESCRIPTIONS = Path(__file__).parent / "datasets"
-LARGE = ("road", "sidewalk", "building", "tree", "sky", "car")
-"""The six large classes, over 4 % of the target's pixels each."""
 COLUMNS = (*STAGES, "exported", "oracle")
-
-
-class _Lines(SilentWatcher):
-    """A line at the start and the end of every stage, with the time."""
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {name} from {done} to {total}", flush=True)
-
-    def message(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
-
-
-def open_domains(data: Path) -> Domains:
-    """The pair; the oracle alone reads the labels of the target's training split."""
-    source = open_dataset(DESCRIPTIONS / "carla.yaml", "train", root=data / "carla", need_labels=True)
-    target = open_dataset(DESCRIPTIONS / "camvid.yaml", "train", root=data / "camvid")
-    validation = open_dataset(DESCRIPTIONS / "camvid.yaml", "val", root=data / "camvid", need_labels=True)
-    return join_domains(source, target, validation)
 
 
 def run_seed(domains: Domains, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """All stages, the oracle, the export and its score. Returns results.json's content."""
     resume = (folder / "recipe.toml").is_file()
-    adaptation = Adaptation(domains, recipe, folder, watcher=_Lines(), resume=resume)
+    adaptation = Adaptation(domains, recipe, folder, watcher=Lines(), resume=resume)
     run = adaptation.run()
     if "oracle" not in run.results():
         adaptation.run_oracle()
@@ -139,10 +116,11 @@ def _spread_row(title: str, of: Any, seeds: dict[str, Any]) -> str:
 def main(data: Path, init: str, seeds: str, recipe: str, overrides: tuple[str, ...], output: Path) -> None:
     """Adapt from CARLA to CamVid with several seeds and compare with the oracle."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    domains = open_domains(data)
+    pair = carla_camvid(data, init)
     results = {}
     for seed in map(int, seeds.split(",")):
-        given = {"model.init": init, "seed": seed} | dict(map(parse_override, overrides))
+        domains = pair.open(seed)
+        given = {**pair.overrides, "seed": seed} | dict(map(parse_override, overrides))
         results[seed] = run_seed(domains, load_recipe(recipe, given), output / f"seed-{seed}")
         summary = summarise(results, domains.classes.names)
         write_json(output / "real_pair.json", summary)
