@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from .data.images import IMAGE_SUFFIXES, read_image
-from .data.photos import ends_early
+from .data.video_file import ends_early
 from .errors import DataError, OutputError, UnavailableError
 from .files import atomic_path
 

@@ -65,9 +65,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name in "abc":
         cv2.imwrite(str(folder / "photos" / f"{name}.png"), street(96, 128)[..., ::-1])
-    writer = cv2.VideoWriter(str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (128, 96))
+    writer = cv2.VideoWriter(str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (128, 96))
     for step in range(40):
-        writer.write(np.roll(street(96, 128), 3 * step, axis=1)[..., ::-1])
+        writer.write(np.roll(street(96, 128), 9 * step, axis=1)[..., ::-1])
     writer.release()
     return folder
 

@@ -19,8 +19,8 @@ from .check import check_dataset, evenly_spaced
 from .check_report import TAIL_SHARE, CheckReport, failed_report
 from .check_sheet import dataset_sheet
 from .environment import Environment, describe_environment
+from .footage import DEFAULT_FRAMES
 from .open import dataset_splits, open_dataset
-from .photos import DEFAULT_FRAMES
 
 _SHEET_IMAGES = 15
 

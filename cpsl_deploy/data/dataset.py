@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ..classes import ClassSpace
 from ..errors import DataError
 from . import images
 from .coding import LabelCoding
+
+if TYPE_CHECKING:
+    from .footage import Footage
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Dataset:
     """Labels of the split left out because they have no image."""
     remarks: tuple[str, ...] = field(default=(), repr=False)
     """What a user should know of it, in sentences without a full stop: a video that ends early."""
+    footage: Footage | None = field(default=None, repr=False)
+    """The recording that the images were sampled from, if they were."""
 
     def __post_init__(self) -> None:
         if not self.items:
