@@ -4,30 +4,91 @@ from cpsl_deploy.train import adapt
 
 run = adapt("gta5", "./cityscapes")
 run.model  # the network to deploy
+
+The method's terms are functions of their own, for other training loops and for comparisons: ``sinkhorn``,
+``self_labelling_loss``, ``prototype_assignment``, ``symmetric_cross_entropy`` and the others of ``__all__``.
 """
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "PatchDiscriminator": "adversarial",
+    "PrototypeEstimator": "prototypes",
     "Recipe": "recipe",
     "RunFolder": "run_folder",
     "adapt": "entry",
+    "build": "models",
+    "confusion_matrix": ".metrics",
+    "cosine_scores": "prototypes",
+    "cross_entropy": "symmetric_cross_entropy",
+    "iou": ".metrics",
+    "kl_divergence": "kl_divergence",
+    "least_squares": "adversarial",
     "load_model": "models",
+    "load_published": "models",
     "load_recipe": "recipe",
+    "marginal_error": "assignment",
+    "mean_iou": ".metrics",
+    "pixel_contrast": "pixel_contrast",
+    "prototype_assignment": "prototypes",
     "recipe_names": "recipe",
+    "rectified_pseudo_label": "pseudo_label",
+    "reverse_cross_entropy": "symmetric_cross_entropy",
     "save_model": "models",
+    "self_labelling_loss": "self_labelling_loss",
+    "sinkhorn": "assignment",
+    "symmetric_cross_entropy": "symmetric_cross_entropy",
 }
-"""Public name -> the submodule it lives in."""
+"""Public name -> the submodule it lives in; ``.metrics`` is the core's."""
 
-__all__ = ["Recipe", "RunFolder", "adapt", "load_model", "load_recipe", "recipe_names", "save_model"]
+__all__ = [
+    "PatchDiscriminator",
+    "PrototypeEstimator",
+    "Recipe",
+    "RunFolder",
+    "adapt",
+    "build",
+    "confusion_matrix",
+    "cosine_scores",
+    "cross_entropy",
+    "iou",
+    "kl_divergence",
+    "least_squares",
+    "load_model",
+    "load_published",
+    "load_recipe",
+    "marginal_error",
+    "mean_iou",
+    "pixel_contrast",
+    "prototype_assignment",
+    "recipe_names",
+    "rectified_pseudo_label",
+    "reverse_cross_entropy",
+    "save_model",
+    "self_labelling_loss",
+    "sinkhorn",
+    "symmetric_cross_entropy",
+]
 
 if TYPE_CHECKING:
+    from cpsl_deploy.metrics import confusion_matrix, iou, mean_iou
+
+    from .adversarial import PatchDiscriminator, least_squares
+    from .assignment import marginal_error, sinkhorn
     from .entry import adapt
-    from .models import load_model, save_model
+    from .kl_divergence import kl_divergence
+    from .models import build, load_model, load_published, save_model
+    from .pixel_contrast import pixel_contrast
+    from .prototypes import PrototypeEstimator, cosine_scores, prototype_assignment
+    from .pseudo_label import rectified_pseudo_label
     from .recipe import Recipe, load_recipe, recipe_names
     from .run_folder import RunFolder
+    from .self_labelling_loss import self_labelling_loss
+    from .symmetric_cross_entropy import cross_entropy, reverse_cross_entropy, symmetric_cross_entropy
 
 
 def __getattr__(name: str) -> Any:
@@ -50,3 +111,17 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """A function named like its submodule (``pixel_contrast``) is what the package has under that name.
+
+    Python would put the submodule there as soon as anything imports it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

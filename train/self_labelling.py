@@ -24,7 +24,15 @@ from .pseudo_label import rectified_pseudo_label
 from .reference_arithmetic import OURS, Arithmetic
 from .samples import Batch, SourceBatch, TargetBatch
 from .self_labelling_loss import self_labelling_loss
-from .stage import Losses, TrainingStage, kept_statistics, network_optimiser, predict, upsampled
+from .stage import (
+    Losses,
+    TrainingStage,
+    in_eval_mode,
+    kept_statistics,
+    network_optimiser,
+    predict,
+    upsampled,
+)
 from .symmetric_cross_entropy import cross_entropy, symmetric_cross_entropy
 from .target_statistics import SoftLabels, TargetSummary
 from .views import warp_maps
@@ -149,7 +157,8 @@ class SelfLabelling(TrainingStage):
         of the stage changes. ``warm_up`` gives the fixed soft label; None: the teacher, as online ones are.
         """
         s = self.settings
-        output = predict(self.teacher.network, image)
+        with in_eval_mode(self.teacher.network):
+            output = predict(self.teacher.network, image)
         soft = (output if warm_up is None else predict(warm_up, image)).logits.softmax(dim=1)
         assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
         rectified = _normalised(soft * assignment if s.rectify else soft)

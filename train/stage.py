@@ -91,6 +91,17 @@ def upsampled(maps: Tensor, size: torch.Size | tuple[int, int], network: Segment
 
 
 @contextlib.contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """In the block the network is in eval mode, afterwards in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+@contextlib.contextmanager
 def kept_statistics(network: nn.Module) -> Iterator[None]:
     """In the block, batch norms normalise by their batch and leave their running statistics as they are."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
