@@ -60,10 +60,11 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         with torch.autocast(x.device.type, enabled=False):
             exact = x.float()
             variance, mean = self._moments(exact)
-            scale = (variance + self.eps).rsqrt()
-            scale = scale * self.weight if self.affine else scale
-            shift = self.bias - mean * scale if self.affine else -mean * scale
-            return torch.addcmul(shift[:, None, None], exact, scale[:, None, None]).to(x.dtype)
+            centred, scale = exact - mean[:, None, None], (variance + self.eps).rsqrt()
+            if not self.affine:
+                return (centred * scale[:, None, None]).to(x.dtype)
+            scale = self.weight * scale
+            return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Variance and mean (C,) over all processes; the running ones follow them."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import torch
 from torch import nn
+from two_processes import in_two_processes
 
 from cpsl_deploy.errors import TrainingError, UnavailableError
 from cpsl_deploy.train import processes as procs
@@ -88,28 +85,7 @@ def work(folder: Path) -> None:
 
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    code = "import sys, pathlib, test_processes; test_processes.work(pathlib.Path(sys.argv[1]))"
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path)],
-            cwd=Path(__file__).parent,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for worker in workers:
-            _, errors = worker.communicate(timeout=60)
-            assert worker.returncode == 0, errors
-    finally:
-        for worker in workers:
-            worker.kill()
+    in_two_processes(__file__, "work", tmp_path)
 
 
 def test_one_process_needs_no_group() -> None:
