@@ -26,11 +26,23 @@ _TERM_COLOURS = {
 }
 _OTHER_COLOURS = ("#7f7f7f", "#393b79", "#637939", "#8c6d31", "#843c39")
 _DIAGNOSTICS = {
-    "marginal_error": "assignment off the class prior\n(total variation: 0 exact, 1 worst)",
-    "assignment_entropy": "entropy of the assignment, nats",
-    "confidence": "confidence of the pseudo labels, %",
+    "assignment off the class prior\n(total variation: 0 exact, 1 worst)": {
+        "marginal_error": "",
+        "marginal_error_features": "features",
+        "marginal_error_logits": "logits",
+        "marginal_error_features_before": "features, before",
+        "marginal_error_logits_before": "logits, before",
+    },
+    "entropy of the assignment, nats": {
+        "assignment_entropy": "",
+        "assignment_entropy_features": "features",
+        "assignment_entropy_logits": "logits",
+    },
+    "confidence of the pseudo labels, %": {"confidence": ""},
 }
-_IN_PERCENT = ("confidence",)
+"""Panel -> what self-labelling logs for it -> how its line is named. Early versions logged one assignment."""
+_IN_PERCENT = {"confidence"}
+_DIAGNOSTIC_COLOURS = {"features": "#1f77b4", "logits": "#d62728"}
 _DIAGNOSTIC_COLOUR = "#2ca02c"
 _MARKERS = "os^Dv<>Pp*hX"
 
@@ -56,9 +68,11 @@ def write_curves(summary: RunSummary, path: Path) -> None:
         axes.set_title(f"{STAGE_TITLES[stage]} ({plain(summary.architecture(stage))})", fontsize=FONT + 1)
     if diagnostics:
         cell = grid[(panels - 1) // columns, (panels - 1) % columns]
-        cells = cell.subgridspec(len(diagnostics), 1, hspace=0.75)
-        for row, (name, line) in enumerate(diagnostics.items()):
-            _draw_diagnostic(figure.add_subplot(cells[row]), name, line, last=row == len(diagnostics) - 1)
+        found = _diagnostic_panels(diagnostics)
+        cells = cell.subgridspec(len(found), 1, hspace=0.75)
+        for row, (name, lines) in enumerate(found.items()):
+            axes = figure.add_subplot(cells[row])
+            _draw_diagnostic(axes, name, lines, last=row == len(found) - 1)
     title = f"{plain(summary.name)}: weighted loss terms of each stage"
     note = "\npale: as logged; strong: running mean, with its last value"
     figure.suptitle(title + note, fontsize=FONT + 2, y=1 - 0.15 / height)
@@ -113,16 +127,35 @@ def _log_scale(axes: Axes) -> None:
     axes.minorticks_off()
 
 
-def _draw_diagnostic(axes: Axes, name: str, line: Line, *, last: bool) -> None:
-    iterations, values = line[0], line[1] * (100 if name in _IN_PERCENT else 1)
-    axes.plot(iterations, values, color=_DIAGNOSTIC_COLOUR, alpha=0.35, linewidth=0.8)
-    axes.plot(iterations, running_mean(values), color=_DIAGNOSTIC_COLOUR, linewidth=1.6, **_point(values))
-    axes.set_title(_DIAGNOSTICS.get(name, name.replace("_", " ")), fontsize=FONT - 1)
-    axes.set_xlim(0, int(iterations[-1]))
+def _diagnostic_panels(diagnostics: Mapping[str, Line]) -> dict[str, dict[str, Line]]:
+    """Panel -> name of a line, empty if it is the only one -> the line. Unknown figures get a panel each."""
+    panels: dict[str, dict[str, Line]] = {}
+    for title, names in _DIAGNOSTICS.items():
+        lines = {name: diagnostics[key] for key, name in names.items() if key in diagnostics}
+        factor = 100 if _IN_PERCENT & names.keys() else 1
+        if lines:
+            panels[title] = {name: (line[0], factor * line[1]) for name, line in lines.items()}
+    known = {key for names in _DIAGNOSTICS.values() for key in names}
+    others = {key.replace("_", " "): {"": line} for key, line in diagnostics.items() if key not in known}
+    return panels | others
+
+
+def _draw_diagnostic(axes: Axes, title: str, lines: Mapping[str, Line], *, last: bool) -> None:
+    ends = []
+    for name, (iterations, values) in lines.items():
+        colour = _DIAGNOSTIC_COLOURS.get(name.partition(",")[0], _DIAGNOSTIC_COLOUR)
+        smooth, style = running_mean(values), "--" if name.endswith("before") else "-"
+        axes.plot(iterations, values, color=colour, alpha=0.35, linewidth=0.8)
+        axes.plot(iterations, smooth, color=colour, linestyle=style, linewidth=1.6, **_point(values))
+        ends.append((float(smooth[-1]), name, colour))
+        axes.set_xlim(0, int(iterations[-1]))
+    axes.set_title(title, fontsize=FONT - 1)
     axes.tick_params(labelsize=FONT - 2, labelbottom=last)
     if last:
         axes.set_xlabel("iteration of self-labelling")
     open_frame(axes)
+    if len(ends) > 1:
+        label_line_ends(axes, ends, FONT - 2)
 
 
 def write_iou_curves(summary: RunSummary, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,15 @@ from cpsl_deploy.bench.machine import describe_machine
 from cpsl_deploy.files import write_text
 
 from .class_bars import write_per_class
+from .class_plots import has_pseudo_labels, write_pseudo_labels
 from .figures import require_matplotlib
+from .markdown import duration, escaped, percent, picture, table
 from .models import load_model
 from .pictures import write_before_after
 from .plots import write_curves, write_iou_curves
+from .recipe import Recipe
+from .report_choice import checkpoint_choice, teacher_and_student
+from .report_classes import why_classes_were_lost
 from .run_folder import RunFolder
 from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, points_text, read_run, share_text
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 CURVES, IOU_CURVES = "curves.png", "iou_curves.png"
 PER_CLASS, BEFORE_AFTER = "per_class.png", "before_after.png"
+PSEUDO_LABELS = "pseudo_labels.png"
 
 _LOSS_WORTH_A_LINE = 0.01
 """mIoU by which an earlier stage must beat the last one to be named."""
@@ -49,6 +55,8 @@ def write_report(folder: RunFolder, domains: Domains, device: torch.device) -> P
     summary = read_run(folder, domains)
     if _has_losses(summary):
         write_curves(summary, folder.path / CURVES)
+    if has_pseudo_labels(summary):
+        write_pseudo_labels(summary, folder.path / PSEUDO_LABELS)
     if summary.is_scored:
         write_iou_curves(summary, folder.path / IOU_CURVES)
         write_per_class(summary, folder.path / PER_CLASS)
@@ -89,25 +97,28 @@ def _write_pictures(folder: RunFolder, summary: RunSummary, domains: Domains, de
 
 def markdown(summary: RunSummary) -> str:
     """The report as Markdown; its pictures are named beside it."""
-    parts = [f"# Adaptation from {_text(summary.source)} to {_text(summary.target)}", *_headline(summary)]
+    parts = [f"# Adaptation from {escaped(summary.source)} to {escaped(summary.target)}", *_headline(summary)]
     if summary.is_scored:
-        parts += ["## Before and after, per class", *_tables(summary), _picture("IoU per class", PER_CLASS)]
+        parts += ["## Before and after, per class", *_tables(summary), picture("IoU per class", PER_CLASS)]
     else:
         parts += _shares(summary)
     parts += _unseen_classes(summary)
+    labels = picture("Pseudo labels per class", PSEUDO_LABELS) if has_pseudo_labels(summary) else None
+    parts += why_classes_were_lost(summary, labels)
+    parts += [*checkpoint_choice(summary), *teacher_and_student(summary)]
     where = summary.validation or summary.target
     parts += [
         "## Pictures",
-        f"Evenly spaced images of {_text(where)}: not picked by how well they came out.",
-        _picture("Target images, before and after", BEFORE_AFTER),
+        f"Evenly spaced images of {escaped(where)}: not picked by how well they came out.",
+        picture("Target images, before and after", BEFORE_AFTER),
         "## What was run",
         _setting(summary),
     ]
     if summary.is_scored:
-        parts += ["## How it went", _picture("IoU per class over the iterations", IOU_CURVES)]
+        parts += ["## How it went", picture("IoU per class over the iterations", IOU_CURVES)]
     if _has_losses(summary):
         parts += [] if summary.is_scored else ["## How it went"]
-        parts.append(_picture("Losses of each stage", CURVES))
+        parts.append(picture("Losses of each stage", CURVES))
     parts += ["## What it cost", *_cost(summary), "## How to go on", _next_steps(summary)]
     return "\n\n".join(parts) + "\n"
 
@@ -147,7 +158,7 @@ def _headline(summary: RunSummary) -> list[str]:
             "evaluation alone, would give figures."
         )
     elif summary.adapted is None:
-        score = _percent(summary.source_only.mean_iou)
+        score = percent(summary.source_only.mean_iou)
         lines.append(f"**mIoU {score} % source-only**; nothing is adapted yet.")
     else:
         lines += [*_gain(summary), *_best_stage(summary), *_exported(summary), *_gap_to_oracle(summary)]
@@ -161,13 +172,13 @@ def _gain(summary: RunSummary) -> list[str]:
         return []
     gain = after - before
     line = (
-        f"**mIoU {_percent(before)} % source-only → {_percent(after)} % {_outcome(summary, last)}: "
+        f"**mIoU {percent(before)} % source-only → {percent(after)} % {_outcome(summary, last)}: "
         f"{points_text(gain)} points** over {len(summary.classes)} classes"
     )
     if len(summary.groups) > 1:
         parts = [f"{name} classes {_row(summary, classes)[-1]}" for name, classes in summary.groups.items()]
         line += f" ({', '.join(parts)})"
-    lines = [f"{line}, on {_text(summary.scored_on)}, whose labels served this evaluation alone."]
+    lines = [f"{line}, on {escaped(summary.scored_on)}, whose labels served this evaluation alone."]
     if gain <= 0 and summary.is_finished:
         lines.append(
             "**The adaptation did not help.** The usual reasons are a class that the warm-up network hardly "
@@ -185,7 +196,7 @@ def _best_stage(summary: RunSummary) -> list[str]:
     if best_score <= last_score + _LOSS_WORTH_A_LINE:
         return []
     return [
-        f"The best stage is {best.title} with {_percent(best_score)} % mIoU; "
+        f"The best stage is {best.title} with {percent(best_score)} % mIoU; "
         f"{100 * (best_score - last_score):.1f} points were lost after it. Its network is "
         f"`{best.key}.safetensors` ({summary.architecture(best.key)}), which `cpsl-export` takes, too. To "
         "pick it is an oracle's choice, by the target's labels: its score is not that of an adaptation "
@@ -196,13 +207,13 @@ def _best_stage(summary: RunSummary) -> list[str]:
 def _exported(summary: RunSummary) -> list[str]:
     if summary.exported is None or summary.exported.mean_iou is None:
         return []
-    return [f"The exported file has {_percent(summary.exported.mean_iou)} % mIoU on the same images."]
+    return [f"The exported file has {percent(summary.exported.mean_iou)} % mIoU on the same images."]
 
 
 def _gap_to_oracle(summary: RunSummary) -> list[str]:
     if summary.oracle is None or summary.oracle.mean_iou is None or summary.adapted is None:
         return []
-    score = _percent(summary.oracle.mean_iou)
+    score = percent(summary.oracle.mean_iou)
     closed = gap_closure(summary.source_only.mean_iou, summary.adapted.mean_iou, summary.oracle.mean_iou)
     if closed is None:
         return [
@@ -235,11 +246,11 @@ def _tables(summary: RunSummary) -> list[str]:
         "IoU in percent; gain: adapted less source-only, in points. Share: that of the target's pixels by "
         f"the class prior, {_origin_of_prior(summary)}: an estimate without labels.",
         "### Means",
-        _table(["mean over", *header], ([f"**{name}**", *_row(summary, m)] for name, m in means.items())),
+        table(["mean over", *header], ([f"**{name}**", *_row(summary, m)] for name, m in means.items())),
     ]
     for group, classes in summary.groups.items():
-        rows = ([_text(summary.classes.names[k]), *_row(summary, [k])] for k in classes)
-        parts += [f"### {group_title(group).capitalize()}", _table(["class", *header], rows)]
+        rows = ([escaped(summary.classes.names[k]), *_row(summary, [k])] for k in classes)
+        parts += [f"### {group_title(group).capitalize()}", table(["class", *header], rows)]
     if any(value is None for result in _columns(summary) for value in result.iou):
         parts.append("n/a: the class occurs neither in the labels nor in the predictions; it enters no mean.")
     return parts
@@ -252,7 +263,7 @@ def _column_title(summary: RunSummary, result: Result) -> str:
 
 def _row(summary: RunSummary, members: Sequence[int]) -> list[str]:
     share = "n/a" if summary.prior is None else share_text(sum(summary.prior[k] for k in members))
-    row = [share, *(_percent(result.mean_over(members)) for result in _columns(summary))]
+    row = [share, *(percent(result.mean_over(members)) for result in _columns(summary))]
     if summary.adapted is not None:
         before, after = summary.source_only.mean_over(members), summary.adapted.mean_over(members)
         row.append("n/a" if before is None or after is None else f"**{points_text(after - before)}**")
@@ -264,12 +275,12 @@ def _shares(summary: RunSummary) -> list[str]:
     if summary.prior is None:
         return []
     by_share = [k for classes in summary.groups.values() for k in classes]
-    rows = [[_text(summary.classes.names[k]), share_text(summary.prior[k])] for k in by_share]
+    rows = [[escaped(summary.classes.names[k]), share_text(summary.prior[k])] for k in by_share]
     return [
         "## The classes in the target",
         f"Share of the target's pixels by the class prior, {_origin_of_prior(summary)}. "
         "A share far from what the photos show tells that the warm-up took one class for another.",
-        _table(["class", "share"], rows),
+        table(["class", "share"], rows),
     ]
 
 
@@ -285,7 +296,7 @@ def _origin_of_prior(summary: RunSummary) -> str:
 def _unseen_classes(summary: RunSummary) -> list[str]:
     if not summary.unseen:
         return []
-    names = ", ".join(f"**{_text(summary.classes.names[k])}**" for k in summary.unseen)
+    names = ", ".join(f"**{escaped(summary.classes.names[k])}**" for k in summary.unseen)
     return [
         f"The warm-up network finds (almost) no pixel of {names} in the target: the class prior, "
         f"{_origin_of_prior(summary)}, is about 0 there. Pseudo labels cannot bring back a class they never "
@@ -302,13 +313,14 @@ def _setting(summary: RunSummary) -> str:
     recipe, validation = summary.recipe, summary.validation
     items = [
         f"recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` has every value",
-        f"source: {_text(summary.source)}, with its labels",
-        f"target: {_text(summary.target)}, images alone",
-        f"evaluation: {_text(validation) if validation else 'none, no labelled target images were given'}",
+        f"source: {escaped(summary.source)}, with its labels",
+        f"target: {escaped(summary.target)}, images alone",
+        f"evaluation: {escaped(validation) if validation else 'none, no labelled target images were given'}",
         f"networks: {recipe.model.teacher} (teacher), {recipe.model.student} (student, the one to deploy)",
         f"teacher starts from {_start(recipe.model.init)}",
-        f"{len(summary.classes)} classes: {', '.join(map(_text, summary.classes.names))}",
-        *map(_text, summary.dropped),
+        *_student_start(recipe),
+        f"{len(summary.classes)} classes: {', '.join(map(escaped, summary.classes.names))}",
+        *map(escaped, summary.dropped),
     ]
     return "\n".join(f"- {item}" for item in items)
 
@@ -317,21 +329,28 @@ def _start(init: str) -> str:
     return f"the weights `{Path(init).name}`" if init else "random weights"
 
 
+def _student_start(recipe: Recipe) -> list[str]:
+    """Where a student of another architecture starts; one of the teacher's starts as the recipe says."""
+    if recipe.model.student == recipe.model.teacher:
+        return []
+    return [f"student starts from {_start(recipe.model.student_init)}"]
+
+
 def _cost(summary: RunSummary) -> list[str]:
     rows = []
     for stage in summary.stages:
         count = "n/a" if stage.iterations is None else str(stage.iterations)
         batch = str(getattr(summary.recipe, stage.key).batch)
-        rows.append([stage.title, summary.architecture(stage.key), count, batch, _duration(stage.seconds)])
+        rows.append([stage.title, summary.architecture(stage.key), count, batch, duration(stage.seconds)])
     iterations = sum(stage.iterations or 0 for stage in summary.stages)
     seconds = sum(stage.seconds or 0 for stage in summary.stages)
-    rows.append(["**total**", "", f"**{iterations}**", "", f"**{_duration(seconds)}**"])
+    rows.append(["**total**", "", f"**{iterations}**", "", f"**{duration(seconds)}**"])
     machine = summary.machine
     where = machine.get("gpu") or f"{machine.get('cpu', 'a machine not recorded')}, without a GPU"
     cores = f", {machine['usable_cores']:g} CPU cores" if "usable_cores" in machine else ""
     versions = [f"{name} {machine[name]}" for name in ("torch", "cpsl_deploy", "python") if name in machine]
     return [
-        _table(["stage", "network", "iterations", "batch", "time"], rows),
+        table(["stage", "network", "iterations", "batch", "time"], rows),
         f"On {where}{cores}, in {summary.recipe.compute.precision}. Versions: {', '.join(versions)}.",
         "The time is that of the training steps and of the scores between them; of a stage that was resumed, "
         "since it was.",
@@ -348,36 +367,3 @@ def _next_steps(summary: RunSummary) -> str:
     width = max(map(len, commands))
     lines = [f"{command:<{width}}  # {comment}" for command, comment in commands.items()]
     return "In the folder that holds the run:\n\n```\n" + "\n".join(lines) + "\n```"
-
-
-# ---- Markdown
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _picture(text: str, name: str) -> str:
-    return f"![{text}]({name})"
-
-
-def _text(text: str) -> str:
-    """Names from outside, shown by Markdown as they are."""
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, f"\\{character}")
-    return text
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.1f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "n/a"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

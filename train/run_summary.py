@@ -36,6 +36,17 @@ _NOT_DIAGNOSTICS = {"stage", "iteration", "losses", "lr_factor", "step_seconds"}
 
 Line = tuple[np.ndarray, np.ndarray]
 """Iterations of a stage and a value at each, (n,) both; NaN where a value is missing."""
+ClassLines = tuple[np.ndarray, np.ndarray]
+"""Iterations of a stage (n,) and a value per class at each, (n, C); NaN where a value is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A network on its way, scored on the images that the curves are of."""
+
+    stage: str
+    iteration: int
+    mean_iou: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +164,32 @@ class RunSummary:
             (e["iteration"], {key: value for key, value in e.items() if key not in _NOT_DIAGNOSTICS})
             for e in logged
         )
+
+    def per_class(self, stage: str, name: str) -> ClassLines:
+        """What a stage logs beside its losses as a list with a value per class; empty if it logs no such."""
+        logged = (e for e in self.log if e["stage"] == stage and "losses" in e)
+        return self._class_lines((e["iteration"], e[name]) for e in logged if name in e)
+
+    def of_pseudo_labels(self, name: str) -> ClassLines:
+        """A figure of ``PseudoLabelScore.to_json`` over self-labelling; empty without labelled images."""
+        scored = (e for e in self.log if e["stage"] == "self_labelling" and "pseudo_labels" in e)
+        return self._class_lines((e["iteration"], e["pseudo_labels"][name]) for e in scored)
+
+    def _class_lines(self, logged: Iterable[tuple[int, Sequence[float | None]]]) -> ClassLines:
+        points = sorted(logged, key=lambda point: point[0])
+        values = [[np.nan if value is None else value for value in row] for _, row in points]
+        shape = (len(points), len(self.classes))
+        return np.array([i for i, _ in points]), np.array(values, np.float64).reshape(shape)
+
+    def moments(self) -> list[Moment]:
+        """All networks that were scored on the images of the curves, in the order of the run."""
+        scored = [
+            Moment(stage=e["stage"], iteration=int(e["iteration"]), mean_iou=score)
+            for e in self.log
+            if e["stage"] in STAGE_TITLES and (score := _number(e.get("mean_iou"))) is not None
+        ]
+        order = list(STAGE_TITLES)
+        return sorted(scored, key=lambda moment: (order.index(moment.stage), moment.iteration))
 
     def iou_on_the_way(self, stage: str) -> list[tuple[int, Sequence[float | None]]]:
         """(iteration of the stage, IoU per class) while it trained, its end included.
