@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from formula_weights import fill  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from cpsl_deploy.errors import ModelFileError  # noqa: E402
@@ -22,21 +23,6 @@ PUBLISHED = {
     "deeplabv2_resnet101_bn_clr": "deeplabv2_bn_clr",
     "ddrnet23_slim": "ddrnet23_slim",
 }
-
-
-def formula_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weight that the golden files were computed with: a sine of the element's index and the key."""
-    phase = 0.618 * (sum((i + 1) * ord(c) for i, c in enumerate(key)) % 9973)
-    wave = np.sin(12.9898 * np.arange(np.prod(shape), dtype=np.float64) + phase).reshape(shape)
-    if key.endswith("running_mean"):
-        wave = 0.1 * wave
-    elif key.endswith("bias"):
-        wave = 0.05 * wave
-    elif len(shape) == 1:
-        wave = 1 + 0.1 * wave
-    else:
-        wave = wave * np.sqrt(1.5 / np.prod(shape[1:]))
-    return torch.from_numpy(wave.astype(np.float32))
 
 
 def constant_state(name: str, value: float) -> dict[str, torch.Tensor]:
@@ -56,9 +42,7 @@ def test_keys_shapes_and_forward_are_the_published_ones(name: str):
     state = model.state_dict()
     assert {key: list(value.shape) for key, value in state.items()} == shapes
 
-    for key, value in state.items():
-        if value.is_floating_point():
-            value.copy_(formula_weight(key, tuple(value.shape)))
+    fill(model)
     with torch.inference_mode():
         features, logits = model(torch.from_numpy(golden["image"]).float())
     np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)

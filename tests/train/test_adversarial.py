@@ -9,19 +9,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from formula_weights import fill
 from tiny_training import golden
 
 from cpsl_deploy.train.adversarial import SOURCE, TARGET, PatchDiscriminator, least_squares
 
 SHAPES = Path(__file__).parent.parent / "golden" / "discriminator_state_dict_shapes.json"
-
-
-def formula_weight(key: str, shape: list[int]) -> torch.Tensor:
-    """The weight that the golden file was computed with: a sine of the element's index and the key."""
-    phase = 0.618 * (sum((i + 1) * ord(c) for i, c in enumerate(key)) % 9973)
-    wave = np.sin(12.9898 * np.arange(np.prod(shape), dtype=np.float64) + phase).reshape(shape)
-    wave = 0.05 * wave if key.endswith("bias") else wave * np.sqrt(1.5 / np.prod(shape[1:]))
-    return torch.from_numpy(wave.astype(np.float32))
 
 
 def test_keys_shapes_and_forward_are_the_published_ones():
@@ -30,7 +23,7 @@ def test_keys_shapes_and_forward_are_the_published_ones():
     state = {key: list(value.shape) for key, value in discriminator.state_dict().items()}
     assert state == shapes and list(state) == list(shapes)
 
-    discriminator.load_state_dict({key: formula_weight(key, shape) for key, shape in shapes.items()})
+    fill(discriminator)
     case = golden("discriminator")
     with torch.inference_mode():
         judgement = discriminator(torch.from_numpy(case["probs"]))
