@@ -1,4 +1,4 @@
-"""The weights that golden forwards were computed with: a formula of key and shape, so that none are stored."""
+"""Weights that golden forwards were computed with: a formula of key and shape, so that none are stored."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def reference_sinkhorn(
 def reference_consistency(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor) -> Tensor:
     """KL over all pixels, padding or not, divided by N * C * h * w. Shapes as in ``kl_divergence``."""
     del valid
-    return F.kl_div(student_log_probs, teacher_probs, reduction="mean")
+    return F.kl_div(student_log_probs, teacher_probs, reduction="none").mean()
 
 
 def reference_distillation(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def reference_distillation(student_log_probs: Tensor, teacher_probs: Tensor, val
     Over all pixels, divided by N * C * h * w. Shapes as in ``kl_divergence``.
     """
     del valid
-    return F.kl_div(student_log_probs.exp(), teacher_probs, reduction="mean")
+    return F.kl_div(student_log_probs.exp(), teacher_probs, reduction="none").mean()
 
 
 OURS = Arithmetic(
