@@ -121,8 +121,9 @@ def _sentence(summary: RunSummary, k: int) -> str:
 
 
 def _prior_over_time(summary: RunSummary, k: int) -> list[float]:
+    """The estimate, then what was logged."""
     _, values = summary.per_class("self_labelling", "prior")
-    return values[:, k].tolist() or [summary.prior[k] if summary.prior else float("nan")]
+    return [summary.prior[k] if summary.prior else float("nan"), *values[:, k].tolist()]
 
 
 def _share_of_prior(summary: RunSummary, k: int) -> str:
