@@ -11,9 +11,10 @@ last line on standard output is one compact JSON document.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import sys
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from ablation_units import Measurement, Unit, revision
 from pairs import Pair, carla_camvid, demo
 
 from cpsl_deploy.command_line import Command
-from cpsl_deploy.errors import InputError, RecipeError
+from cpsl_deploy.errors import DataError, InputError, RecipeError
 from cpsl_deploy.files import write_json, write_text
-from cpsl_deploy.train.recipe import parse_override, to_toml
+from cpsl_deploy.train.domains import Domains
+from cpsl_deploy.train.recipe import Recipe, parse_override, to_toml
 from cpsl_deploy.train.run_folder import RunFolder
 
 DECLARATION = Path(__file__).with_suffix(".toml")
@@ -82,9 +84,9 @@ def write_results(
         "pair": pair.name,
         "command": command,
         "prior_of": plan.prior_of,
-        "validation": f"the labelled images of {domains.target.name}",
+        "validation": _scored_on(domains),
         "recipe_name": recipe.name,
-        "recipe": to_toml(recipe),
+        "recipe": to_toml(_without_folders(recipe)),
         "circumstances": _circumstances(measurement, done),
         **summarise(plan, arms, results, seeds, domains.classes.names, pair.large),
     }
@@ -93,6 +95,20 @@ def write_results(
         pictures = write_plots(summary, measurement.output)
         write_text(measurement.output / "ablation.md", markdown(summary, pictures))
     return summary
+
+
+def _scored_on(domains: Domains) -> str:
+    validation = domains.validation
+    if validation is None:
+        raise DataError("an ablation scores networks, and the target has no labelled images.")
+    return f"{len(validation)} images of {validation.name}, {validation.split}"
+
+
+def _without_folders(recipe: Recipe) -> Recipe:
+    """The recipe as it can be quoted: weights by the names of their files."""
+    model = recipe.model
+    names = {key: Path(getattr(model, key)).name for key in ("init", "student_init")}
+    return dataclasses.replace(recipe, model=dataclasses.replace(model, **names))
 
 
 def _with_begun(
@@ -112,9 +128,9 @@ def _circumstances(measurement: Measurement, done: Sequence[tuple[int, str]]) ->
     for seed, arm in done:
         found = json.loads((measurement.folder(seed, arm).path / "unit.json").read_text())
         days.append(found["begun"])
-        versions = {key: value for key, value in found["machine"].items() if value is not None}
+        versions = {k: v for k, v in found["machine"].items() if v is not None and k != "os"}
         text = ", ".join(f"{key} {value}" for key, value in versions.items())
-        text += f"; {found['threads']} threads; revision {found['revision'] or 'not known'}"
+        text += f"; {found['threads']} threads of torch; revision {found['revision'] or 'not known'}"
         units.setdefault(text, []).append(f"seed {seed} {arm}")
     lines = [f"{len(of)} of {len(done)} units: {text}" for text, of in units.items()]
     return [f"begun from {min(days)} to {max(days)}", *lines] if days else []
@@ -149,6 +165,16 @@ def open_pair(name: str, data: Path | None, init: str | None, output: Path) -> P
     if data is None or init is None:
         raise InputError(f"the pair {name} needs --data (the folder of both sets) and --init (weights).")
     return carla_camvid(data, init)
+
+
+def _command(
+    pair: str, init: str | None, seeds: str, arms: str, recipe: str | None, overrides: Sequence[str]
+) -> str:
+    """What measures this again, without this machine's folders."""
+    words = ["python benchmarks/ablation.py", "--pair", pair, "--seeds", seeds, "--arms", arms]
+    words += ["--data", "DATA", "--init", Path(init).name] if init else []
+    words += ["--recipe", Path(recipe).name] if recipe else []
+    return " ".join([*words, *(f"--set {shlex.quote(one)}" for one in overrides)])
 
 
 _PATH = click.Path(path_type=Path)
@@ -209,7 +235,7 @@ def main(
     )
     chosen = measurement.plan.with_prefixes(arms.split(","))
     numbers = [int(seed) for seed in seeds.split(",")]
-    command = " ".join(["python benchmarks/ablation.py", *sys.argv[1:]])
+    command = _command(pair_name, init, seeds, arms, recipe, overrides)
     failed: dict[str, str] = {}
     if not report_only:
         units = [Unit(seed, arm) for seed in numbers for arm in chosen]

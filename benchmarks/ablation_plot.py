@@ -17,6 +17,7 @@ Row = tuple[str, dict[str, Any] | None]
 _COLOURS = {"bounds": "#9a9a9a", "paper": "#3182bd", "recipe": "#08519c"}
 _OTHER, _LOSS = "#3182bd", "#d94801"
 _DOT = "#222222"
+_SIGNS = {"ladder": "", "add": "+ ", "remove": "− "}
 
 
 def write_plots(summary: dict[str, Any], folder: Path) -> list[str]:
@@ -42,7 +43,7 @@ def _rows(summary: dict[str, Any], *, options: bool) -> list[Row]:
             arm = summary["arms"][name]
             values = arm.get("difference") if options else arm["scores"]
             if values and values["all"]["mean"] is not None:
-                found.append((arm["title"], {**values, "group": group["name"]}))
+                found.append((_SIGNS[group["kind"]] + arm["title"], {**values, "group": group["name"]}))
         rows += [(group["title"], None), *found] if found else []
     return rows
 
@@ -82,7 +83,7 @@ def _draw(summary: dict[str, Any], rows: list[Row], path: Path, title: str, colo
     seeds = len(summary["seeds"])
     state = "" if not summary["missing"] else ", PARTIAL"
     figure.suptitle(plain(title + state), fontsize=FONT + 2, y=1 - 0.18 / height)
-    note = f"bars: mean over up to {seeds} seeds; dots: each seed, between them a line"
+    note = f"bars: mean over up to {seeds} seeds; dots: the seeds"
     figure.text(1 - 0.2 / width, 0.1 / height, note, fontsize=FONT - 1, color="#666666", ha="right")
     save(figure, path)
 
@@ -110,10 +111,11 @@ def _draw_panel(axes: Axes, rows: list[Row], metric: str, colour: Any) -> None:
             ha="left" if mean >= 0 else "right",
             fontsize=FONT - 1,
         )
-    room = 0.2 * max(max(ends) - min(ends), 1e-6)
+    room = 0.25 * max(max(ends) - min(ends), 1e-6)
     axes.set_xlim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
     axes.axvline(0, color="#999999", linewidth=0.8)
     open_frame(axes, grid="x")
+    axes.spines["left"].set_visible(False)
 
 
 def _label_rows(axes: Axes, rows: list[Row]) -> None:

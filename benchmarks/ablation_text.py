@@ -49,7 +49,7 @@ def verdict(kind: str, difference: dict[str, Any], seeds: int) -> str:
     sign = -1 if kind == "remove" else 1
     values = [sign * value for value in difference["all"]["seeds"].values()]
     if len(values) < seeds:
-        return f"{len(values)} of {seeds} seeds"
+        return f"measured with {len(values)} of {seeds} seeds"
     if all(value > 0 for value in values):
         return "pays"
     if all(value < 0 for value in values):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ablation_arms import ORACLE, Arm, Plan, taken_over
@@ -24,6 +24,7 @@ from cpsl_deploy.train.recipe import Recipe, load_recipe
 from cpsl_deploy.train.report import describe_training_machine
 from cpsl_deploy.train.run_folder import RunFolder
 
+Outcome = Literal["ran", "done", "busy", "failed"]
 WAIT_SECONDS = 5.0
 """Between two looks at units that other processes are working on."""
 
@@ -109,7 +110,7 @@ class Measurement:
 
     def run_all(self, units: list[Unit], done: Callable[[], object]) -> dict[str, str]:
         """Run the units that are not done, in their order as far as other processes are not at them; wait for
-        those. ``done`` is called after each. An arm whose training fails does not stop the others.
+        those. ``done`` is called after each that was run here. An arm that fails does not stop the others.
 
         Returns what went wrong, by unit.
         """
@@ -123,27 +124,33 @@ class Measurement:
                         raise CpslError(f"it begins after {before.name}, which failed.")
                     if before is not None and self.results(Unit(unit.seed, before)) is None:
                         continue
-                    if not self._run_if_free(unit):
-                        continue
+                    outcome = self._run_if_free(unit)
                 except CpslError as error:
                     failed[str(unit)] = str(error)
-                    print(f"{time.strftime('%H:%M:%S')} {unit} failed: {error}", flush=True)
+                    Lines(str(unit)).message(f"failed: {error}")
+                    outcome = "failed"
+                if outcome == "busy":
+                    continue
                 waiting.remove(unit)
                 worked = True
-                done()
+                if outcome == "ran":
+                    done()
                 break
-            if not worked and waiting:
+            if not worked:
                 time.sleep(WAIT_SECONDS)
         return failed
 
-    def _run_if_free(self, unit: Unit) -> bool:
-        """Whether the unit is done now: it was, or no other process was at it and it was run."""
+    def _run_if_free(self, unit: Unit) -> Outcome:
+        """Run a unit that is not done and that no other process is at."""
         if self.results(unit) is not None:
-            return True
+            return "done"
         with claimed(self.output / f"seed-{unit.seed}" / f"{unit.arm.name}.lock") as mine:
-            if mine and self.results(unit) is None:
-                self.run(unit)
-            return mine
+            if not mine:
+                return "busy"
+            if self.results(unit) is not None:  # by another process, since the first look
+                return "done"
+            self.run(unit)
+            return "ran"
 
 
 def _settings(recipe: Recipe, arm: Arm) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Pair:
     name: str
     recipe: str
     open: Callable[[int], Domains]
-    """Source, target and validation for a seed. The oracle alone reads labels of the target's training set."""
+    """The datasets for a seed. The oracle alone reads labels of the target's training split."""
     large: tuple[str, ...] = ()
     """Classes whose mean is given beside the mean of all; none: it is left out."""
     overrides: Mapping[str, Any] = field(default_factory=dict)

@@ -198,9 +198,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     )
 
 
-def test_arms_share_their_start_and_the_report_is_complete(
-    plan, tiny_pair: Pair, tmp_path: Path
-) -> None:
+def test_arms_share_their_start_and_the_report_is_complete(plan, tiny_pair: Pair, tmp_path: Path) -> None:
     measurement = Measurement(plan, tiny_pair, tmp_path / "out")
     arms = plan.with_prefixes(["all"])
     units = [Unit(seed, arm) for seed in (0, 1) for arm in arms]
@@ -233,7 +231,7 @@ def test_arms_share_their_start_and_the_report_is_complete(
 
     models = list(measurement.output.glob("seed-*/*/*.safetensors"))
     times = [path.stat().st_mtime_ns for path in models]
-    measurement.run_all(units, lambda: None)
+    measurement.run_all(units, lambda: pytest.fail("nothing was left to run"))
     assert times == [path.stat().st_mtime_ns for path in models], "what is done is not done again"
 
 
@@ -296,9 +294,9 @@ def test_units_in_other_hands_are_waited_for(
     measurement.run_all([unit], lambda: None)
     looks = []
 
-    def is_free(unit: Unit) -> bool:
+    def is_free(unit: Unit) -> str:
         looks.append(str(unit))
-        return len(looks) == 3
+        return "ran" if len(looks) == 3 else "busy"
 
     monkeypatch.setattr(measurement, "_run_if_free", is_free)
     monkeypatch.setattr(time, "sleep", lambda seconds: looks.append("wait"))
@@ -312,11 +310,11 @@ def test_an_arm_that_fails_stops_what_begins_after_it_alone(
     measurement = Measurement(plan, tiny_pair, tmp_path / "out")
     run: list[str] = []
 
-    def once(unit: Unit) -> bool:
+    def once(unit: Unit) -> str:
         run.append(unit.arm.name)
         if unit.arm.name == "alignment":
             raise RecipeError("no such thing")
-        return True
+        return "ran"
 
     monkeypatch.setattr(measurement, "_run_if_free", once)
     monkeypatch.setattr(measurement, "results", lambda unit: {} if unit.arm.name in run else None)
