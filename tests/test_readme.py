@@ -115,7 +115,9 @@ def test_every_command_is_shown_and_only_known_programs_are():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_in_the_text_exist(document: str):
+    scripts = {words[1] for words in LINES if words[0] == "python"}
     known = set().union(*(options(command(name)) for name in MODULES), OTHERS_OPTIONS)
+    known |= set().union(*(options(script(path)) for path in scripts))
 
     for span in code_spans(document):
         words = span.split()
