@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -66,6 +67,11 @@ def test_the_report_gives_both(run: RunFolder) -> None:
     scores = [f"{100 * results[stage]['mean_iou']:.1f}" for stage in STAGES[-2:]]
     assert f"| **all classes** | {scores[0]} | {scores[1]} |" in section
     assert all(f"| {name}, " in section for name in CLASSES)
+
+
+def test_the_pseudo_labels_are_drawn(run: RunFolder) -> None:
+    assert "](pseudo_labels.png)" in run.report.read_text()
+    assert min(cv2.imread(str(run.path / "pseudo_labels.png")).shape[:2]) > 300
 
 
 def test_the_oracle_is_the_student(data: tuple[Path, Path], run: RunFolder) -> None:

@@ -96,7 +96,8 @@ def _draw_quality(axes: Axes, summary: RunSummary, k: int) -> None:
     for name, colour, marker in (("precision", _PRECISION, "^"), ("recall", _RECALL, "o")):
         lines: ClassLines = summary.of_pseudo_labels(name)
         if len(lines[0]):
-            axes.plot(lines[0], 100 * lines[1][:, k], color=colour, marker=marker, markersize=4, zorder=3)
+            style = {"marker": marker, "markersize": 4, "clip_on": False}
+            axes.plot(lines[0], 100 * lines[1][:, k], color=colour, zorder=3, **style)
     axes.set_ylim(-2, 102)
     axes.set_yticks((0, 50, 100))
     _finish(axes, summary)
@@ -133,7 +134,7 @@ def _explain(figure: object, summary: RunSummary, height: float) -> None:
     scored = bool(len(summary.of_pseudo_labels("recall")[0]))
     key = [
         Line2D(
-            [], [], color="#2c7fb8", linewidth=1.6, label="share of the pseudo labels (the class's colour)"
+            [], [], color="#7b3fa0", linewidth=1.6, label="share of the pseudo labels (the class's colour)"
         ),
         Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="class prior"),
         Line2D([], [], color=_CONFIDENCE, linewidth=1.2, label="mean confidence"),
