@@ -52,11 +52,8 @@ def self_labelling_loss(case: Case) -> Results:
 
 
 def prototype_weights(case: Case) -> Results:
-    return {
-        "weights": train.prototype_assignment(
-            *tensors(case, "feat", "prototypes"), float(case["temperature"])
-        )
-    }
+    features, prototypes = tensors(case, "feat", "prototypes")
+    return {"weights": train.prototype_assignment(features, prototypes, float(case["temperature"]))}
 
 
 def symmetric_cross_entropy(case: Case) -> Results:

@@ -72,6 +72,74 @@ def test_recipes_of_the_package_load_and_read_back_equal(name: str, tmp_path: Pa
     assert load_recipe(path) == recipe
 
 
+PUBLISHED = {
+    "warm_up": {"adversarial_weight": 0.01, "discriminator_lr": 1e-4, "iterations": 45000, "batch": 4},
+    "self_labelling": {
+        **{"temperature": 0.08, "momentum": 0.999, "rectify": True, "threshold": 0.0},
+        **{"symmetric_alpha": 0.1, "symmetric_beta": 1.0, "mixing": "cutmix", "mixing_probability": 0.5},
+        **{"target_weight": 1.0, "self_labelling_weight": 0.1, "pixels_per_image": 512, "bank": 65536},
+        **{"epsilon": 0.05, "sinkhorn_iterations": 3, "align_distribution": True, "contrast_weight": 0.0},
+        **{"iterations": 90000, "batch": 4},
+    },
+    "distillation_1": {
+        **{"threshold": 0.95, "source_weight": 1.0, "target_weight": 1.0, "kl_weight": 1.0},
+        **{"start": "init", "mixing": "none", "iterations": 90000, "batch": 4},
+    },
+}
+PUBLISHED["distillation_2"] = PUBLISHED["distillation_1"]
+RATES = {  # of the backbone, and how many times faster heads and prototypes learn
+    **{"source_only": (2.5e-4, 10.0), "warm_up": (2.5e-4, 10.0), "self_labelling": (1e-4, 5.0)},
+    **{"distillation_1": (6e-4, 10.0), "distillation_2": (6e-4, 10.0)},
+}
+
+
+def test_the_recipe_paper_is_what_was_published():
+    recipe = load_recipe("paper")
+    for section, values in PUBLISHED.items():
+        for key, value in values.items():
+            assert getattr(getattr(recipe, section), key) == value, f"{section}.{key}"
+    for section, (rate, head_factor) in RATES.items():
+        wanted = recipes.Optimiser(
+            **{"name": "sgd", "lr": rate, "head_factor": head_factor, "momentum": 0.9, "weight_decay": 2e-4},
+            **{"poly_power": 0.9, "warm_up_iterations": 0, "clip_norm": 0.0},
+        )
+        assert getattr(recipe, section).optimiser == wanted, section
+        assert getattr(recipe, section).weak == recipes.Geometric(scale=(0.5, 1.5), flip=True), section
+        assert getattr(recipe, section).photometric == recipes.Photometric(), section
+    assert recipe.self_labelling.consistency_weight == pytest.approx(5 / 19, rel=1e-2)
+    assert recipe.data.crop == (512, 896) and recipe.data.target_size == (1024, 2048)
+    assert recipe.model.teacher == "deeplabv2_resnet101"
+    assert recipe.model.student == "deeplabv2_resnet101_bn_clr"
+
+
+def test_the_recipe_paper_has_none_of_the_extras():
+    """What was not published is off, and the reference's faults stay corrected."""
+    recipe = load_recipe("paper")
+    stages = {
+        "self_labelling": (recipes.SelfLabelling(), {"pixels_per_image", "consistency_weight"}),
+        "distillation_1": (recipes.Distillation(), set()),
+        "distillation_2": (recipes.Distillation(), set()),
+    }
+    for stage, (default, told) in stages.items():
+        for name in {f.name for f in dataclasses.fields(default)} - told - {"iterations", "optimiser"}:
+            assert getattr(getattr(recipe, stage), name) == getattr(default, name), f"{stage}.{name}"
+    assert recipe.data.style == "none" and recipe.data.rare_class_temperature == 0
+    assert not recipe.target_statistics and not recipe.reference_arithmetic
+    extras = ("online_soft_labels", "align_pseudo_labels", "align_classifier", "student_features")
+    assert not any(getattr(recipe.self_labelling, name) for name in extras)
+    assert recipe.self_labelling.prior_estimate == "hard"
+    assert recipe.self_labelling.prior_momentum == recipe.self_labelling.prior_smoothing == 0
+
+
+def test_the_recipe_paper_and_the_benchmark_s_agree_on_the_method():
+    """What differs is what paper.toml says: pixels per image, and the last student."""
+    paper, benchmark = load_recipe("paper"), load_recipe("gta5-cityscapes")
+    assert dataclasses.replace(paper.self_labelling, pixels_per_image=256) == benchmark.self_labelling
+    for stage in ("source_only", "warm_up", "distillation_1"):
+        assert getattr(paper, stage) == getattr(benchmark, stage), stage
+    assert paper.distillation_2 == paper.distillation_1
+
+
 def test_integers_are_accepted_for_numbers_and_become_floats(read):
     recipe = read("[warm_up.optimiser]\nlr = 1", self_labelling__weak__scale=[1, 2])
     assert recipe.warm_up.optimiser.lr == 1.0 and isinstance(recipe.warm_up.optimiser.lr, float)
