@@ -31,6 +31,7 @@ from cpsl_deploy.train.models.deeplabv2 import AtrousHead
 from cpsl_deploy.train.prototypes import cosine_scores
 from cpsl_deploy.train.reference_arithmetic import OURS, REFERENCE, Arithmetic
 from cpsl_deploy.train.samples import Batch
+from cpsl_deploy.train.stage import predict
 
 BOTH = pytest.mark.parametrize("arithmetic", [OURS, REFERENCE], ids=["ours", "reference"])
 
@@ -163,6 +164,7 @@ def test_scores_of_the_bank_do_not_depend_on_the_length_of_prototypes():
 def test_stages_of_both_arithmetics_score_alike_while_prototypes_have_length_one(tmp_path: Path):
     ours, theirs = self_labelling(tmp_path, dropout=0.0), self_labelling(tmp_path, REFERENCE, dropout=0.0)
     assert torch.allclose(theirs.prototypes.norm(dim=1), torch.ones(3))
+    assert not torch.allclose(ours.prototypes.norm(dim=1), torch.ones(3)), "as long as they were estimated"
     assert torch.allclose(F.normalize(ours.prototypes, dim=1), theirs.prototypes, atol=1e-6)
 
 
@@ -284,6 +286,8 @@ def test_the_teacher_says_the_same_twice(tmp_path: Path):
         first, second = (made.teach(batch.target).output for _ in range(2))
         assert torch.equal(first.features, second.features) == (arithmetic is OURS)
         assert made.teacher.network.training == (arithmetic is REFERENCE)
+        student = predict(made.network, batch.target.weak).features
+        assert ((student == 0).float().mean() > 0.3) == (arithmetic is REFERENCE)
 
 
 @pytest.mark.parametrize("after", [False, True])
