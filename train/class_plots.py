@@ -96,8 +96,8 @@ def _draw_quality(axes: Axes, summary: RunSummary, k: int) -> None:
     for name, colour, marker in (("precision", _PRECISION, "^"), ("recall", _RECALL, "o")):
         lines: ClassLines = summary.of_pseudo_labels(name)
         if len(lines[0]):
-            style = {"marker": marker, "markersize": 4, "clip_on": False}
-            axes.plot(lines[0], 100 * lines[1][:, k], color=colour, zorder=3, **style)
+            x, y = lines[0], 100 * lines[1][:, k]
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, clip_on=False, zorder=3)
     axes.set_ylim(-2, 102)
     axes.set_yticks((0, 50, 100))
     _finish(axes, summary)
