@@ -137,6 +137,8 @@ def _arm(arm: Arm, plan: Plan, scores: Scores, seeds: Sequence[int]) -> dict[str
         "title": arm.title,
         "group": arm.group,
         "stages": list(arm.stages),
+        "like": arm.like or None,
+        "set": dict(arm.set),
         "settings": plan.overrides(arm),
         "scores": {
             m: spread({seed: one[m] for seed, one in own.items() if one[m] is not None}) for m in METRICS

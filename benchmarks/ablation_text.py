@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -174,10 +175,11 @@ def _cost_rows(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def _provenance(summary: dict[str, Any]) -> list[str]:
-    settings = [["arm", "like", f"settings on top of the recipe {summary['recipe_name']}"]]
+    settings = [["arm", "has the settings of", "and its own"]]
     for name, arm in summary["arms"].items():
-        given = ", ".join(f"{key}={value}" for key, value in arm["settings"].items())
-        settings.append([f"`{name}`", arm.get("difference", {}).get("to", ""), given or "none"])
+        given = ", ".join(f"{key} = {json.dumps(value)}" for key, value in arm["set"].items())
+        like = f"`{arm['like']}`" if arm["like"] else f"the recipe {summary['recipe_name']}"
+        settings.append([f"`{name}`", like, given])
     machines = "\n".join(f"- {text}" for text in summary["circumstances"])
     return [f"```console\n$ {summary['command']}\n```", machines, _table(settings)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import RecipeError
 from cpsl_deploy.train.domains import join_domains
 from cpsl_deploy.train.loop import prefetched
+from cpsl_deploy.train.recipe import load_recipe
 
 PLAN = """
 prior_of = "alignment"
@@ -177,6 +179,25 @@ def test_the_declared_arms_have_settings_on_both_pairs_and_each_differs(tmp_path
             recipe = measurement.recipe(Unit(0, arm))
             if arm.like and arm.set:
                 assert recipe != measurement.recipe(Unit(0, declared.arms[arm.like])), arm.name
+
+
+@pytest.mark.parametrize("pair", ["carla-camvid", "demo"])
+def test_the_ladder_has_the_published_terms_and_nothing_else(pair: str, tmp_path: Path) -> None:
+    """Whatever option is added to the pairs' recipes has to be switched off in the ladder."""
+    opened = demo(tmp_path) if pair == "demo" else carla_camvid(tmp_path, "")
+    declared = read_plan(ablation.DECLARATION)
+    recipe = Measurement(declared, opened, tmp_path).recipe(Unit(0, declared.arms["distillation"]))
+    published = load_recipe("paper")
+    schedule = {"iterations", "batch", "optimiser", "weak", "momentum", "bank", "pixels_per_image"}
+    for stage in ("self_labelling", "distillation_1", "distillation_2"):
+        ours, theirs = (dataclasses.asdict(getattr(r, stage)) for r in (recipe, published))
+        differing = {key for key in ours if ours[key] != theirs[key]} - schedule
+        # The published weight is divided by the number of classes, here ten.
+        assert differing == ({"consistency_weight"} if stage == "self_labelling" else set())
+    sizes = {"source_size", "target_size", "crop", "cache_mib"}
+    ours, theirs = (dataclasses.asdict(r.data) for r in (recipe, published))
+    assert {key for key in ours if ours[key] != theirs[key]} <= sizes
+    assert recipe.target_statistics == published.target_statistics
 
 
 # ---- the work
