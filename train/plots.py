@@ -44,6 +44,8 @@ _DIAGNOSTICS = {
 _IN_PERCENT = {"confidence"}
 _DIAGNOSTIC_COLOURS = {"features": "#1f77b4", "logits": "#d62728"}
 _DIAGNOSTIC_COLOUR = "#2ca02c"
+_STAGE_NAME_WIDTH = 0.085
+"""Of the axes: shorter stages have no room for their name."""
 _MARKERS = "os^Dv<>Pp*hX"
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -235,9 +237,10 @@ def run_curve(summary: RunSummary, members: Sequence[int]) -> Curve:
 
 def _name_stages(axes: Axes, summary: RunSummary) -> None:
     starts = summary.starts()
-    ends = [*list(starts.values())[1:], axes.get_xlim()[1]]
-    for (stage, left), end in zip(starts.items(), ends, strict=True):
-        if end > left:
+    last = axes.get_xlim()[1]
+    spans = zip(starts.items(), [*list(starts.values())[1:], last], strict=True)
+    for (stage, left), end in spans:
+        if end - left >= _STAGE_NAME_WIDTH * last:
             axes.annotate(
                 STAGE_TITLES[stage],
                 ((left + end) / 2, 1.0),
