@@ -363,9 +363,9 @@ def test_the_rest_of_a_cut_off_video_is_used(place: Path, caplog: pytest.LogCapt
     frames = len((place / "out/areas.jsonl").read_text().splitlines())
     assert 0 < frames < 40 and (place / "out/drive.overlay.mp4").is_file()
     # As a target it is used, too, with a warning; the check lists it.
-    dataset = open_dataset("drive.avi", "train", frames=8)
+    dataset = open_dataset("drive.avi", "train", frames=16)
     assert len(dataset) > 0 and "ends early: it announces 40 frames" in caplog.text
-    result = CliRunner().invoke(cpsl_check, ["drive.avi", "-o", "seen", "--frames", "8"])
+    result = CliRunner().invoke(cpsl_check, ["drive.avi", "-o", "seen", "--frames", "16"])
     assert result.exit_code == 0 and "warning: drive.avi ends early" in result.output
 
 

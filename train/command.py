@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 @click.option("--source-split", default="train", show_default=True)
 @click.option("--target-split", default="train", show_default=True, help="Its labels, if any, are not used.")
 @click.option("--val-split", help="Labelled target images to score on.  [default: val, if it has labels]")
+@click.option("--frames", type=int, metavar="N", help="Of a video: trained on at most.  [default: 500]")
+@click.option(
+    "--hold-out",
+    "hold_out_s",
+    type=float,
+    metavar="SECONDS",
+    help="Of a video: kept out of training, for the report.  [default: a tenth, 2 to 60 s]",
+)
 @click.option("--classes", help="cityscapes-19, -16, -13, or names: road,car.  [default: the common ones]")
 @click.option("--recipe", metavar="NAME|FILE", help="[default: demo for the demo's datasets, else own]")
 @click.option("--teacher", metavar="ARCH", help="Network of warm-up and self-labelling.")
@@ -78,6 +86,7 @@ def show_results(folder: RunFolder) -> None:
     from rich.table import Table
 
     from .adaptation import STAGES
+    from .held_out import CLIP
 
     results = folder.results()
     before, after = results[STAGES[0]], results[STAGES[-1]]
@@ -92,6 +101,8 @@ def show_results(folder: RunFolder) -> None:
         table.add_row("mean", *_row(before["mean_iou"], after["mean_iou"]))
         Console().print(table, markup=False)
     click.echo(f"report: {folder.report}")
+    if "held_out" in results:
+        click.echo(f"clip:   {folder.path / CLIP}")
     click.echo(f"model:  {folder.model}")
     click.echo(f"next:   cpsl-export {folder.path}")
 

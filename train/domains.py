@@ -18,6 +18,9 @@ class Domains:
     """Only its images are ever read in training."""
     validation: Dataset | None
     """Labelled target images for evaluation, if there are any."""
+    held_out: Dataset | None = None
+    """Target images that are neither trained on nor labelled, to look at, if there are any: of a drive,
+    frames of its held-out seconds."""
     classes: ClassSpace
     dropped: tuple[str, ...] = ()
     """What was left out when source and target were joined, in words."""
@@ -27,7 +30,11 @@ class Domains:
 
 
 def join_domains(
-    source: Dataset, target: Dataset, validation: Dataset | None, classes: ClassSpace | None = None
+    source: Dataset,
+    target: Dataset,
+    validation: Dataset | None,
+    classes: ClassSpace | None = None,
+    held_out: Dataset | None = None,
 ) -> Domains:
     """Bring the datasets into one class space: the given one, else the names both sides have.
 
@@ -52,6 +59,7 @@ def join_domains(
         source=source.with_classes(space),
         target=target.with_classes(space),
         validation=validation.with_classes(space) if validation is not None else None,
+        held_out=held_out.with_classes(space) if held_out is not None else None,
         classes=space,
         dropped=tuple(dropped),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cpsl_deploy.classes import ClassSpace, parse_class_space
 from . import processes as procs
 from .adaptation import Adaptation
 from .figures import require_matplotlib
+from .held_out import require_clip_codec
 from .loop import SilentWatcher, Watcher
 from .places import Place, check_domains, introduce, open_domains, remember, require_same
 from .recipe import Recipe, load_recipe
@@ -32,6 +34,8 @@ def adapt(
     source_split: str = "train",
     target_split: str = "train",
     val_split: str | None = None,
+    frames: int | None = None,
+    hold_out_s: float | None = None,
     classes: ClassSpace | str | None = None,
     recipe: str | Path | None = None,
     teacher: str | None = None,
@@ -51,6 +55,8 @@ def adapt(
     ``source``, ``target``: as ``cpsl_deploy.data.open_dataset`` takes them, with their roots and splits. Of
     the target, training uses images only. ``val_split``: labelled target images to score on; without it the
     split ``val`` if the target has one with labels, else nothing is scored.
+    ``frames``, ``hold_out_s``: of a target that is a drive (a video or a folder of videos), how many frames
+    are trained on at most, and how many seconds are kept out of training, for a comparison in the report.
     ``classes``: a class space, its name, or names with commas between; without it the class names that source
     and labelled target have in common.
     ``recipe``: a name or a TOML file; unless given, ``demo`` for the demo's datasets and ``own`` otherwise.
@@ -82,27 +88,31 @@ def adapt(
     space = parse_class_space(classes) if isinstance(classes, str) else classes
     places = {
         "source": _place("source", source, source_root, source_split),
-        "target": _place("target", target, target_root, target_split),
+        "target": dataclasses.replace(
+            _place("target", target, target_root, target_split), frames=frames, hold_out_s=hold_out_s
+        ),
     }
     with _told_how_to_go_on(folder), procs.joined(device) as processes:
         if watcher is None or not processes.is_first:
             watcher = SilentWatcher()
         with procs.first_before_others(processes):
             # Generated and sampled images are made by the first process; the others find them.
-            domains = open_domains(places["source"], places["target"], val_split, space)
+            domains = open_domains(places["source"], places["target"], val_split, space, watcher)
         if processes.is_first:
             introduce(domains, watcher)
             if resume:
                 require_same(folder, domains)
             if check:
                 check_domains(domains, watcher)
+            if domains.held_out is not None and domains.held_out.footage is not None:
+                require_clip_codec()
         adaptation = Adaptation(domains, chosen, folder.path, device=device, watcher=watcher, resume=resume)
         if processes.is_first and not resume:
             remember(folder, domains, places)
         adaptation.run()
         if processes.is_first:
             remember(folder, domains, places)  # of a resumed run: the same images may be elsewhere now
-            write_report(folder, domains, processes.device)
+            write_report(folder, domains, processes.device, watcher)
     return folder
 
 

@@ -14,8 +14,10 @@ from typing import Any
 from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
 from cpsl_deploy.data.check import check_dataset
+from cpsl_deploy.data.footage import DEFAULT_FRAMES
 from cpsl_deploy.data.layouts import LAYOUTS
 from cpsl_deploy.data.open import DEMO_NAMES, Role
+from cpsl_deploy.data.sampling_pass import Progress
 from cpsl_deploy.errors import DataError
 from cpsl_deploy.files import write_json
 
@@ -39,28 +41,83 @@ class Place:
     """As ``open_dataset`` takes it."""
     root: Path | None = None
     split: str = "train"
+    frames: int | None = None
+    """Sampled from a drive at most; None for the default, as the next."""
+    hold_out_s: float | None = None
+    """Seconds of a drive that are kept out of training."""
 
-    def open(self, split: str | None = None, *, need_labels: bool = False) -> Dataset:
+    def open(
+        self, split: str | None = None, *, need_labels: bool = False, watcher: Watcher | None = None
+    ) -> Dataset:
+        """Open a split. ``watcher`` sees a drive being sampled."""
         return open_dataset(
-            self.reference, split or self.split, root=self.root, role=self.role, need_labels=need_labels
+            self.reference,
+            split or self.split,
+            root=self.root,
+            role=self.role,
+            need_labels=need_labels,
+            frames=DEFAULT_FRAMES if self.frames is None else self.frames,
+            hold_out_s=self.hold_out_s,
+            progress=None if watcher is None else sampling_progress(watcher, self.reference),
         )
 
+    def has(self, split: str) -> bool:
+        return split in dataset_splits(self.reference, root=self.root, hold_out_s=self.hold_out_s)
 
-def open_domains(source: Place, target: Place, val_split: str | None, classes: ClassSpace | None) -> Domains:
-    """Open both sides and join their classes.
 
-    Raises DataError as ``open_dataset`` and ``join_domains`` do, and for a ``val_split`` without labels.
+def sampling_progress(watcher: Watcher, reference: str) -> Progress:
+    """Shows a drive being sampled as a stage whose steps are the video's frames."""
+    name, begun = f"frames of {Path(reference).name}", False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun and total > 0:
+            watcher.stage(name, 0, total)
+        elif not begun:
+            watcher.message(f"reading {name}; the file does not say how many there are")
+        begun = True
+        if done <= total:  # headers err by a few frames; the last call knows how many there were
+            watcher.step(name, done, {})
+
+    return progress
+
+
+def open_domains(
+    source: Place,
+    target: Place,
+    val_split: str | None,
+    classes: ClassSpace | None,
+    watcher: Watcher | None = None,
+) -> Domains:
+    """Open both sides and join their classes. ``watcher`` sees a drive being sampled.
+
+    Raises DataError as ``open_dataset`` and ``join_domains`` do, for a ``val_split`` without labels, and for
+    a sampling of frames asked for where the target is no drive.
     """
-    joined = join_domains(
-        source.open(need_labels=True), target.open(), _open_validation(target, val_split), classes
-    )
+    labelled, images = source.open(need_labels=True), target.open(watcher=watcher)
+    if images.footage is None and not (target.frames is None and target.hold_out_s is None):
+        raise DataError(
+            f"frames are sampled from, and seconds held out of, videos alone; {target.reference} is none. "
+            "Leave --frames and --hold-out out."
+        )
+    validation = _open_validation(target, val_split)
+    held_out = _open_held_out(target) if validation is None else None
+    joined = join_domains(labelled, images, validation, classes, held_out)
     return dataclasses.replace(joined, source_reference=source.reference, target_reference=target.reference)
+
+
+def _open_held_out(target: Place) -> Dataset | None:
+    """The target's split ``val`` if it is unlabelled and not what is trained on."""
+    if target.split == VALIDATION or not target.has(VALIDATION):
+        return None
+    found = target.open(VALIDATION)
+    return None if found.has_labels else found
 
 
 def _open_validation(target: Place, split: str | None) -> Dataset | None:
     if split is not None:
         return target.open(split, need_labels=True)
-    if VALIDATION not in dataset_splits(target.reference, root=target.root):
+    if not target.has(VALIDATION):
         return None
     found = target.open(VALIDATION)
     return found if found.has_labels else None
@@ -71,6 +128,8 @@ def introduce(domains: Domains, watcher: Watcher) -> None:
     for side, dataset in _sides(domains).items():
         kind = "images and labels" if dataset.has_labels and side != "target" else "images"
         watcher.message(f"{side}: {dataset.name} ({dataset.split}), {len(dataset)} {kind}")
+    for words in domains.target.footage.words() if domains.target.footage is not None else ():
+        watcher.message(words)
     if domains.validation is None:
         watcher.message("the target has no labelled split to score on (--val-split): nothing will be scored")
     watcher.message(f"{len(domains.classes)} classes: {', '.join(domains.classes.names)}")
@@ -123,7 +182,11 @@ def recall(folder: RunFolder) -> Domains | None:
             )
             return None
     joined = join_domains(
-        opened["source"], opened["target"], opened.get("validation"), ClassSpace(names, palette)
+        opened["source"],
+        opened["target"],
+        opened.get("validation"),
+        ClassSpace(names, palette),
+        _open_held_out(places["target"]) if "validation" not in opened else None,
     )
     source, target = references
     return dataclasses.replace(joined, dropped=dropped, source_reference=source, target_reference=target)
@@ -136,6 +199,8 @@ def _remembered_place(side: str, memory: dict[str, Any]) -> Place:
         reference=memory["reference"],
         root=Path(root) if root else None,
         split=memory["split"],
+        frames=memory.get("frames"),
+        hold_out_s=memory.get("hold_out_s"),
     )
 
 
@@ -196,13 +261,13 @@ def _memory(domains: Domains, places: dict[str, Place]) -> dict[str, Any]:
     }
 
 
-def _from_anywhere(place: Place) -> dict[str, str | None]:
+def _from_anywhere(place: Place) -> dict[str, str | float | None]:
     """Reference and root that lead to the same images from any working folder; names stay names."""
     is_name = place.reference in (*LAYOUTS, *DEMO_NAMES)
     return {
         "reference": place.reference if is_name else os.path.abspath(place.reference),
         "root": None if place.root is None else os.path.abspath(place.root),
-    }
+    } | {key: value for key in ("frames", "hold_out_s") if (value := getattr(place, key)) is not None}
 
 
 def _names_digest(dataset: Dataset) -> str:

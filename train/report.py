@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import shlex
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ from cpsl_deploy.files import write_text
 from .class_bars import write_per_class
 from .class_plots import has_pseudo_labels, write_pseudo_labels
 from .figures import require_matplotlib
+from .held_out import CLIP, compare_held_out
+from .loop import Watcher
 from .markdown import duration, escaped, percent, picture, table
-from .models import load_model
+from .models import Segmenter, load_model
 from .pictures import write_before_after
 from .plots import write_curves, write_iou_curves
 from .recipe import Recipe
 from .report_choice import checkpoint_choice, teacher_and_student
 from .report_classes import why_classes_were_lost
+from .report_held_out import on_held_out_seconds
 from .run_folder import RunFolder
 from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, points_text, read_run, share_text
 
@@ -38,12 +42,15 @@ _LOSS_WORTH_A_LINE = 0.01
 """mIoU by which an earlier stage must beat the last one to be named."""
 
 
-def write_report(folder: RunFolder, domains: Domains, device: torch.device) -> Path:
+def write_report(
+    folder: RunFolder, domains: Domains, device: torch.device, watcher: Watcher | None = None
+) -> Path:
     """Write ``report.md`` and its pictures into a run folder, each file whole or not at all.
 
     Reads results.json, metrics.jsonl and the models of the first and the last finished stage, which label
     a few target images on ``device``. Can be called again after entries (``exported``, ``oracle``) were
     added to results.json. The first call adds an entry ``machine`` there, as it comes from where the run ran.
+    A drive's held-out seconds make a clip and an entry ``held_out``; ``watcher`` sees that.
 
     Returns the path of the report. Raises MissingExtraError without matplotlib, InputError if no stage is
     finished or the datasets are of other classes, ModelFileError or DataError for what cannot be read,
@@ -60,7 +67,21 @@ def write_report(folder: RunFolder, domains: Domains, device: torch.device) -> P
     if summary.is_scored:
         write_iou_curves(summary, folder.path / IOU_CURVES)
         write_per_class(summary, folder.path / PER_CLASS)
-    _write_pictures(folder, summary, domains, device)
+    networks = _networks(folder, summary)
+    write_before_after(
+        networks,
+        domains.validation or domains.held_out or domains.target,
+        summary.recipe.data.target_size,
+        device,
+        folder.path / BEFORE_AFTER,
+        with_truth=domains.validation is not None,
+    )
+    footage = domains.held_out.footage if domains.held_out is not None else None
+    if footage is not None and len(networks) == 2:
+        size, path = summary.recipe.data.target_size, folder.path / CLIP
+        found = compare_held_out(networks, footage, domains.classes, size, device, path, watcher)
+        folder.add_results(held_out=dataclasses.asdict(found))
+        summary = read_run(folder, domains)
     write_text(folder.report, markdown(summary))
     return folder.report
 
@@ -79,20 +100,14 @@ def describe_training_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _write_pictures(folder: RunFolder, summary: RunSummary, domains: Domains, device: torch.device) -> None:
+def _networks(folder: RunFolder, summary: RunSummary) -> dict[str, Segmenter]:
+    """Before and, if there is one, after, by title."""
     networks = {}
     for result in (summary.source_only, summary.adapted):
         if result is not None:
             title = f"{_outcome(summary, result)} ({summary.architecture(result.key)})"
             networks[title], _ = load_model(folder.stage_model(result.key))
-    write_before_after(
-        networks,
-        domains.target if domains.validation is None else domains.validation,
-        summary.recipe.data.target_size,
-        device,
-        folder.path / BEFORE_AFTER,
-        with_truth=domains.validation is not None,
-    )
+    return networks
 
 
 def markdown(summary: RunSummary) -> str:
@@ -106,7 +121,9 @@ def markdown(summary: RunSummary) -> str:
     labels = picture("Pseudo labels per class", PSEUDO_LABELS) if has_pseudo_labels(summary) else None
     parts += why_classes_were_lost(summary, labels)
     parts += [*checkpoint_choice(summary), *teacher_and_student(summary)]
-    where = summary.validation or summary.target
+    if summary.held_out is not None:
+        parts += on_held_out_seconds(summary.held_out, summary.classes)
+    where = summary.validation or summary.unlabelled or summary.target
     parts += [
         "## Pictures",
         f"Evenly spaced images of {escaped(where)}: not picked by how well they came out.",
@@ -315,6 +332,7 @@ def _setting(summary: RunSummary) -> str:
         f"recipe `{recipe.name}`, seed {recipe.seed}; `recipe.toml` has every value",
         f"source: {escaped(summary.source)}, with its labels",
         f"target: {escaped(summary.target)}, images alone",
+        *map(escaped, summary.footage),
         f"evaluation: {escaped(validation) if validation else 'none, no labelled target images were given'}",
         f"networks: {recipe.model.teacher} (teacher), {recipe.model.student} (student, the one to deploy)",
         f"teacher starts from {_start(recipe.model.init)}",

@@ -13,6 +13,7 @@ from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.errors import InputError
 
+from .held_out import HeldOut
 from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 
@@ -81,6 +82,12 @@ class RunSummary:
     target: str
     validation: str | None
     """The labelled target images, in words; None if there are none."""
+    unlabelled: str | None = None
+    """Target images held out to look at, in words; None if there are none."""
+    footage: tuple[str, ...] = ()
+    """How the target's frames were sampled, if it is a drive."""
+    held_out: HeldOut | None = None
+    """Before and after on a drive's held-out seconds."""
     dropped: tuple[str, ...]
     stages: tuple[Result, ...]
     """Finished stages in their order; the first is source-only."""
@@ -249,6 +256,9 @@ def read_run(folder: RunFolder, domains: Domains) -> RunSummary:
         source=_described(domains.source),
         target=_described(domains.target),
         validation=None if validation is None else _described(validation),
+        unlabelled=None if domains.held_out is None else _described(domains.held_out),
+        footage=() if domains.target.footage is None else domains.target.footage.words(),
+        held_out=HeldOut.from_json(results["held_out"], domains.classes) if "held_out" in results else None,
         dropped=domains.dropped,
         stages=tuple(stages),
         exported=_result("exported", "exported", results, domains.classes) if "exported" in results else None,

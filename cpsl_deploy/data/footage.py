@@ -77,6 +77,8 @@ class Footage:
 
     videos: tuple[Path, ...]
     seconds: float
+    fps: float
+    """Frames per second, on average."""
     moments: int
     """Windows looked at; every one is a frame of a split, or dropped."""
     frames: Mapping[str, int]
@@ -237,9 +239,11 @@ def _read_manifest(file: Path) -> dict[str, Any]:
 def _footage(videos: Sequence[Path], manifest: dict[str, Any], sampling: Sampling, file: Path) -> Footage:
     splits = Counter(entry["split"] for entry in manifest["frames"])
     dropped = Counter(entry["why"] for entry in manifest["dropped"])
+    seconds = sum(video["seconds"] for video in manifest["videos"])
     return Footage(
         videos=tuple(videos),
-        seconds=sum(video["seconds"] for video in manifest["videos"]),
+        seconds=seconds,
+        fps=sum(video["read"] for video in manifest["videos"]) / seconds,
         moments=len(manifest["frames"]) + len(manifest["dropped"]),
         frames={split: splits[split] for split in VIDEO_SPLITS},
         dropped={key: dropped[key] for key in REASONS if key in dropped},

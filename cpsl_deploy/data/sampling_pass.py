@@ -139,4 +139,4 @@ class SamplingPass:
 
     def _tell(self, *, done: bool = False) -> None:
         if self._progress is not None and (done or self._read % 25 == 0):
-            self._progress(self._read, self._read if done else max(self._announced, self._read))
+            self._progress(self._read, self._read if done else self._announced)
