@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,13 +52,14 @@ def check_frames(
     return list(generated_frames(size, count)), described
 
 
-def _remembered_target(run: Path | None) -> dict[str, str | None] | None:
-    """The reference, root and split of the target in a run folder's domains.json, if that is there."""
+def _remembered_target(run: Path | None) -> dict[str, Any] | None:
+    """How the target in a run folder's domains.json was opened, as ``_open`` takes it, if that is there."""
     if run is None or not (run / "domains.json").is_file():
         return None
     try:
         target = json.loads((run / "domains.json").read_text())["target"]
-        return {key: target[key] for key in ("reference", "root", "split")}
+        sampling = {key: target[key] for key in ("frames", "hold_out_s") if key in target}
+        return {key: target[key] for key in ("reference", "root", "split")} | sampling
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'domains.json'}, which says what the run was adapted to, is damaged ({error!r}). "
@@ -65,13 +67,16 @@ def _remembered_target(run: Path | None) -> dict[str, str | None] | None:
         ) from error
 
 
-def _open(reference: str, root: str | None = None, split: str | None = None) -> Dataset:
-    """A target's split; without one, ``val`` if there is one, because the network did not train on it."""
+def _open(reference: str, root: str | None = None, split: str | None = None, **sampling: Any) -> Dataset:
+    """A target's split; without one, ``val`` if there is one, because the network did not train on it.
+
+    ``sampling``: how the run sampled a drive, so that its frames are found and not sampled again.
+    """
     place = Path(root) if root else None
     if split is None:
         splits = dataset_splits(reference, root=place)
         split = "val" if "val" in splits else splits[0]
-    return open_dataset(reference, split, root=place, role="target")
+    return open_dataset(reference, split, root=place, role="target", **sampling)
 
 
 def _from_dataset(

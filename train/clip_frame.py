@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -56,26 +58,27 @@ class ClipFrame:
 
     def _draw_caption(self, when: str) -> np.ndarray:
         right = self.picture_size[1] + _GAP
-        margin = 0.6 * self._letter
+        margin, y = 0.6 * self._letter, self._bar / 2
         texts = [
-            (margin, self._titles[0], "left", _INK, "bold"),
-            (right - _GAP - margin, when, "right", _DIM, "normal"),
-            (right + margin, self._titles[1], "left", _INK, "bold"),
-            (self._width - margin, "never trained on", "right", _DIM, "normal"),
+            _Text(margin, y, self._titles[0], weight="bold"),
+            _Text(right - _GAP - margin, y, when, align="right", colour=_DIM),
+            _Text(right + margin, y, self._titles[1], weight="bold"),
+            _Text(self._width - margin, y, "never trained on", align="right", colour=_DIM),
         ]
-        placed = [(x, self._bar / 2, *rest) for x, *rest in texts]
-        return _text_bar((self._bar, self._width), placed, self._letter)
+        return _text_bar((self._bar, self._width), texts, self._letter)
 
     def _draw_legend(self) -> np.ndarray:
         """Swatches and names in as many rows as they need."""
         letter, line = 0.9 * self._letter, 1.9 * self._letter
-        texts, swatches, x, y = [], [], 0.6 * letter, line / 2 + 0.2 * line
+        x, y = 0.6 * letter, 0.7 * line
+        texts: list[_Text] = []
+        swatches: list[tuple[int, int, tuple[int, int, int]]] = []
         for name, colour in zip(self._classes.names, self._classes.palette, strict=True):
             wide = 1.6 * letter + 0.66 * letter * len(name) + 1.2 * letter
             if x + wide > self._width and texts:
                 x, y = 0.6 * letter, y + line
             swatches.append((round(x), round(y), colour))
-            texts.append((x + 1.7 * letter, y, name, "left", _INK, "normal"))
+            texts.append(_Text(x + 1.7 * letter, y, name))
             x += wide
         bar = _text_bar((round(y + 0.7 * line) // 2 * 2, self._width), texts, letter)
         half = round(0.5 * letter)
@@ -86,22 +89,32 @@ class ClipFrame:
         return bar
 
 
-def _text_bar(
-    size: tuple[int, int], texts: list[tuple[float, float, str, str, str, str]], letter: float
-) -> np.ndarray:
-    """A BGR picture (*size, 3) of texts (x, y, text, alignment, colour, weight); pixels from the top left."""
+@dataclass(frozen=True)
+class _Text:
+    """A word on a bar; x and y in pixels from the top left."""
+
+    x: float
+    y: float
+    text: str
+    align: Literal["left", "right"] = "left"
+    colour: str = _INK
+    weight: str = "normal"
+
+
+def _text_bar(size: tuple[int, int], texts: list[_Text], letter: float) -> np.ndarray:
+    """A BGR picture (*size, 3) uint8 of texts whose letters are ``letter`` pixels high."""
     height, width = size
     figure = new_figure(width / DPI, height / DPI)
     figure.set_facecolor(_GROUND)
-    for x, y, text, align, colour, weight in texts:
+    for text in texts:
         figure.text(
-            x / width,
-            1 - y / height,
-            plain(text),
-            ha=align,
+            text.x / width,
+            1 - text.y / height,
+            plain(text.text),
+            ha=text.align,
             va="center_baseline",
-            color=colour,
-            fontweight=weight,
+            color=text.colour,
+            fontweight=text.weight,
             fontsize=letter * 72 / DPI,
         )
     figure.canvas.draw()

@@ -13,7 +13,7 @@ class Movement:
     """Where each pixel of a frame was in the frame before, by dense optical flow (DIS, 1603.03590)."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def between(self, before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For two frames uint8 (H, W, 3) BGR: x and y (H, W) float32 in ``before`` of every pixel of ``now``,
@@ -23,9 +23,9 @@ class Movement:
         Keutzer, ECCV 2010, equation 5).
         """
         first, second = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in (before, now))
-        back = self._flow.calc(second, first, None)
-        forth = self._flow.calc(first, second, None)
         height, width = first.shape
+        back = self._flow.calc(second, first, np.zeros((height, width, 2), np.float32))
+        forth = self._flow.calc(first, second, np.zeros((height, width, 2), np.float32))
         ys, xs = np.mgrid[:height, :width].astype(np.float32)
         x, y = xs + back[..., 0], ys + back[..., 1]
         home = cv2.remap(forth, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

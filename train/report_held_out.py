@@ -7,6 +7,9 @@ from cpsl_deploy.classes import ClassSpace
 from .held_out import CLIP, HeldOut
 from .markdown import escaped, percent, table
 
+_WAS_THERE, _LOST = 0.005, 0.1
+"""A class is reported lost if it had this share of the pixels and keeps less than this part of it."""
+
 
 def on_held_out_seconds(found: HeldOut, classes: ClassSpace) -> list[str]:
     """Markdown paragraphs and the table per class."""
@@ -22,6 +25,11 @@ def on_held_out_seconds(found: HeldOut, classes: ClassSpace) -> list[str]:
         ]
         for k, name in enumerate(classes.names)
     ]
+    lost = [
+        escaped(name)
+        for name, old, new in zip(classes.names, *found.area, strict=True)
+        if old >= _WAS_THERE and new < _LOST * old
+    ]
     rows.append(["**all**", "100.0", "100.0", *(percent(value) for value in found.flicker_of_all)])
     return [
         "## On held-out seconds of the drive",
@@ -30,6 +38,11 @@ def on_held_out_seconds(found: HeldOut, classes: ClassSpace) -> list[str]:
         f"{escaped(after)}; the figures are of its {found.frames} frames, in percent of pixels.",
         table(header, rows),
         _changes(found),
+        *(
+            [f"**Nearly gone after the adaptation: {', '.join(lost)}.** Look for them in the clip."]
+            if lost
+            else []
+        ),
         "These are no scores: without labels nobody knows which of two label maps is right. **Area** shows a "
         "class that is lost or invented. **Flicker** is the share of a class's pixels that are called "
         f"something else in the next frame, {spacing} later, after following the movement by optical flow; "

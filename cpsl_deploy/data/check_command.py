@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .. import overlay
@@ -32,6 +32,9 @@ _SHEET_IMAGES = 15
 @click.option("--classes", help="Check in this class space: cityscapes-19, -16, -13, or names: road,car.")
 @click.option("--fast", is_flag=True, help="Read about 16 images of each split only, as cpsl-adapt does.")
 @click.option("--frames", type=int, default=DEFAULT_FRAMES, show_default=True, help="Sampled from a video.")
+@click.option(
+    "--hold-out", type=float, metavar="SECONDS", help="Of a video: its split val.  [default: a tenth]"
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Where frames of a video are kept.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that read.  [default: one per core]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder.  [default: check-NAME]")
@@ -45,6 +48,7 @@ def main(
     classes: str | None,
     fast: bool,
     frames: int,
+    hold_out: float | None,
     cache: Path | None,
     workers: int | None,
     output: Path | None,
@@ -62,19 +66,31 @@ def main(
         _show_environment(console, describe_environment(), output, overwrite)
         return
     space = parse_class_space(classes) if classes else None
-    splits = splits or _default_splits(data, root)
+    splits = splits or _default_splits(data, root, hold_out)
     folder = new_output_folder(output or Path(f"check-{Path(data).stem}"), overwrite=overwrite)
-    reports = []
+    reports: list[CheckReport] = []
     for split in splits:
         try:
-            dataset = open_dataset(data, split, root=root, class_space=space, cache=cache, frames=frames)
+            with _ReadingProgress(f"frames of {Path(data).name}", "frames") as sampling:
+                dataset = open_dataset(
+                    data,
+                    split,
+                    root=root,
+                    class_space=space,
+                    cache=cache,
+                    frames=frames,
+                    hold_out_s=hold_out,
+                    progress=sampling,
+                )
         except DataError as error:
             report = failed_report(Path(data).stem, split, error)
         else:
-            with _ReadingProgress(split) as progress:
+            with _ReadingProgress(split, "images") as progress:
                 report = check_dataset(dataset, fast=fast, workers=workers, progress=progress)
             sheet = dataset_sheet(dataset, report, evenly_spaced(len(dataset), _SHEET_IMAGES))
             overlay.write_image(folder / f"{split}.png", sheet)
+            for words in dataset.footage.words() if dataset.footage is not None and not reports else ():
+                console.print(words, highlight=False, markup=False, soft_wrap=True)
         reports.append(report)
         _show_report(console, report)
     write_json(folder / "check.json", [report.to_dict() for report in reports])
@@ -85,16 +101,16 @@ def main(
         ctx.exit(2)
 
 
-def _default_splits(data: str, root: Path | None) -> tuple[str, ...]:
+def _default_splits(data: str, root: Path | None, hold_out: float | None) -> tuple[str, ...]:
     """Every split, less one that only holds the others again."""
-    splits = dataset_splits(data, root=root)
+    splits = dataset_splits(data, root=root, hold_out_s=hold_out)
     return tuple(split for split in splits if split != "all") or splits
 
 
 class _ReadingProgress:
-    """A bar on standard error: images, rate, time left."""
+    """A bar on standard error, from the first thing read on: how many, rate, time left."""
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, what: str, unit: str) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -103,19 +119,23 @@ class _ReadingProgress:
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task(f"reading {escape(split)}", total=None, rate="")
+        self._what, self._unit = f"reading {escape(what)}", unit
+        self._task: TaskID | None = None
 
     def __enter__(self) -> _ReadingProgress:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=None, rate="")
         speed = self._bar.tasks[self._task].speed
-        rate = f"{speed:.0f} images/s" if speed else ""
-        self._bar.update(self._task, completed=done, total=total, rate=rate)
+        rate = f"{speed:.0f} {self._unit}/s" if speed else ""
+        self._bar.update(self._task, completed=done, total=total or None, rate=rate)
 
 
 def _show_report(console: Console, report: CheckReport) -> None:
