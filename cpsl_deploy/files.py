@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the error above is the one to tell
             temporary.unlink()
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete the temporary files that a killed process left in a folder. Nothing may be writing there."""
+    for path in Path(folder).glob(".*.tmp*"):
+        if re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", path.name):
+            path.unlink()
 
 
 def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:

@@ -38,7 +38,7 @@ from cpsl_deploy.export.command import main as cpsl_export
 from cpsl_deploy.export.demo_command import main as cpsl_demo
 from cpsl_deploy.files import as_output_error, atomic_path
 from cpsl_deploy.run_command import main as cpsl_run
-from cpsl_deploy.train import loop
+from cpsl_deploy.train import checkpoint as checkpoint_file
 from cpsl_deploy.train.command import main as cpsl_adapt
 from cpsl_deploy.train.models import ARCHITECTURES
 from cpsl_deploy.train.run_folder import RunFolder
@@ -428,7 +428,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="need
 def test_a_checkpoint_on_a_full_disk_is_an_os_error(size: int) -> None:
     """torch tells of its archive instead, unless it is asked twice."""
     with pytest.raises(OSError, match="No space left"):
-        loop._write({"weights": torch.zeros(size)}, Path("/dev/full"))
+        checkpoint_file._write({"weights": torch.zeros(size)}, Path("/dev/full"))
 
 
 @needs_dev_full
@@ -494,4 +494,4 @@ def test_metrics_that_are_damaged_are_left_out_and_counted(
 def test_a_checkpoint_without_all_its_parts_is_not_read(tmp_path: Path) -> None:
     torch.save({"stage": "warm_up", "iteration": 3, "module": {}}, tmp_path / "checkpoint.pt")
     with pytest.raises(ModelFileError, match=r"checkpoint\.pt cannot be read.*Delete it"):
-        loop.read_checkpoint(tmp_path / "checkpoint.pt")
+        checkpoint_file.read_checkpoint(tmp_path / "checkpoint.pt")

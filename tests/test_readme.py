@@ -262,7 +262,8 @@ def test_files_of_a_run_are_those_it_names():
 
     table = README.split("What a run leaves in its folder:")[1].split("**Interrupted?**")[0]
     run = RunFolder("run")
-    files = [path.name for path in vars(run).values() if path != run.path]
+    paths = [*vars(run).values(), run.checkpoints.before]
+    files = [path.name for path in paths if isinstance(path, Path) and path != run.path]
 
     for name in (*files, *(run.stage_model(stage).name for stage in STAGES)):
         assert f"`{name}`" in table or f"`{name}/`" in table, name

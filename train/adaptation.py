@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.spec import ModelSpec
 
 from . import processes as procs
@@ -97,9 +97,8 @@ class Adaptation:
                 self.train(*self.begin(stage))
         if self.processes.is_first:
             if STAGES[-1] in stages:
-                network, spec = load_model(self.folder.stage_model(STAGES[-1]))
-                save_model(self.folder.model, network, spec)
-            self.folder.remove_checkpoint()
+                save_model(self.folder.model, *self._left_by(STAGES[-1]))
+            self.folder.checkpoints.remove()
             remove_soft_labels(self.folder.soft_labels)
         procs.barrier(self.processes)
         return self.folder
@@ -212,8 +211,17 @@ class Adaptation:
 
     def after(self, stage: str) -> Segmenter:
         """The network a finished stage left, on this process's device."""
-        network, _ = load_model(self.folder.stage_model(stage))
+        network, _ = self._left_by(stage)
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _left_by(self, stage: str) -> tuple[Segmenter, ModelSpec]:
+        """A finished stage's network. Raises ModelFileError if its file is gone or damaged."""
+        file = self.folder.stage_model(stage)
+        try:
+            return load_model(file)
+        except ModelFileError as error:
+            remedy = " Or delete it: --resume trains its stage again." if file.is_file() else ""
+            raise ModelFileError(f"{error}{remedy}") from error
 
     def summarise(self, network: Segmenter, **options: Any) -> TargetSummary:
         """Soft labels, prototypes and prior of the target by ``network``."""
@@ -336,7 +344,6 @@ class Adaptation:
 
     def train(self, stage: TrainingStage, batches: MakeBatch) -> None:
         """Train a stage, score it, write its model."""
-        began = time.perf_counter()
         around = Surroundings(
             processes=self.processes,
             compute=self.recipe.compute,
@@ -345,13 +352,11 @@ class Adaptation:
             log_metrics=self.folder.log_metrics,
             watcher=self.watcher,
             evaluate=self.scoring.on_the_way,
+            rewind=self.folder.rewind_metrics,
             crop=self.recipe.data.crop,
         )
         with self.of_whole_images(f"scoring {stage.name}"):
-            if not self.folder.checkpoint.is_file():
-                self.scoring.at_the_start(stage)
-            train(stage, batches, around)
-            seconds = time.perf_counter() - began
+            seconds = train(stage, batches, around)
             score = self.scoring.score(stage.result())
             self.scoring.on_the_way(stage, stage.settings.iterations)
         procs.require_agreement(stage.result(), self.processes, stage.name)
@@ -362,7 +367,7 @@ class Adaptation:
                 entry |= score.to_json()
                 self.watcher.message(f"{stage.name}: mIoU {100 * score.mean_iou:.1f}")
             self.folder.add_results(**{stage.name: entry})
-            self.folder.remove_checkpoint()
+            self.folder.checkpoints.remove()
         procs.barrier(self.processes)
 
     def of_whole_images(self, doing: str) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpsl_deploy.classes import ClassSpace, parse_class_space
+from cpsl_deploy.errors import OutputError
 
 from . import processes as procs
 from .adaptation import Adaptation
@@ -136,9 +137,15 @@ def _place(role: Any, reference: str | Path, root: str | Path | None, split: str
 
 @contextlib.contextmanager
 def _told_how_to_go_on(folder: RunFolder) -> Iterator[None]:
-    """An interruption says what is kept, also where nothing else in its way does."""
+    """An interruption says what is kept, also where nothing else in its way does; and so does a full disk."""
     try:
         yield
+    except OutputError as error:
+        if not folder.recipe_file.is_file():
+            raise
+        raise OutputError(
+            f"{error} Finished stages and the last checkpoint are kept: --resume goes on from there."
+        ) from error
     except KeyboardInterrupt as interrupt:
         if not folder.recipe_file.is_file():
             raise KeyboardInterrupt("Nothing was written.") from None

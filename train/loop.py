@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from cpsl_deploy.errors import ModelFileError, TrainingError
-from cpsl_deploy.files import atomic_path
 
 from . import recipe
+from .checkpoint import Checkpoints
 from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
 from .out_of_memory import resuming, step_in_words, told_what_to_lower, what_to_lower
@@ -68,7 +68,10 @@ class Surroundings:
     log_metrics: Callable[[dict[str, Any]], None]
     watcher: Watcher
     evaluate: Callable[[TrainingStage, int], None] = lambda stage, iteration: None
-    """Called at quarters of the stage."""
+    """Called at the beginning of each quarter of the stage, with the iterations done."""
+    rewind: Callable[[str, int], None] = lambda stage, iteration: None
+    """Called before the first step with the iteration that a stage goes on from: what was logged of later
+    ones is logged again."""
     crop: tuple[int, int] | None = None
     """(height, width) of the crops, for an error's words."""
 
@@ -94,36 +97,41 @@ def step_seed(seed: int, stage: str, step: int) -> int:
     return ((seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step) * 1_000_003 % 2**63
 
 
-def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> TrainingStage:
-    """Train a stage to its end, from its checkpoint if there is one of it.
+def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> float:
+    """Train a stage to its end, from its checkpoint if there is one of it. Returns the seconds it took, those
+    before the checkpoint included.
 
-    Ctrl-C lets the step under way end, writes a checkpoint and goes on as KeyboardInterrupt; a second one
-    stops at once. Raises TrainingError if a loss is not finite or explodes, or if a step does not fit into
-    memory, ModelFileError if the checkpoint cannot be read.
+    Killed at any moment and called again, it ends in the same bits (on a CPU): all random choices of a step
+    follow from its number, and a checkpoint has everything else. Ctrl-C lets the step under way end, writes
+    a checkpoint and goes on as KeyboardInterrupt; a second one stops at once. Raises TrainingError if a loss
+    is not finite or explodes, or if a step does not fit into memory, ModelFileError if the checkpoint cannot
+    be read.
     """
     loop = Loop(stage, around)
     compute, total = around.compute, stage.settings.iterations
     start = loop.restore()
+    if around.processes.is_first:
+        around.rewind(stage.name, start)
     around.watcher.stage(stage.name, start, total)
     batches = prefetched(make_batch, start * compute.accumulate, total * compute.accumulate, compute.workers)
     with contextlib.closing(batches), interruptible() as interrupted:
         for iteration in range(start, total):
+            # Here and not after the step: a run that is resumed at this point evaluates it, too.
+            if iteration % max(1, total // 4) == 0:
+                loop.evaluate(iteration)
             done = iteration + 1
             with told_what_to_lower(*loop.holding(done)):
                 loop.step(iteration, batches)
             if done % compute.log_every == 0 or done == total:
                 loop.report(done)
-            if any_process(interrupted.is_set(), around.processes):
+            is_interrupted = any_process(interrupted.is_set(), around.processes)
+            if is_interrupted or (done < total and done % compute.checkpoint_every == 0):
                 loop.save(done)
+            if is_interrupted:
                 raise KeyboardInterrupt(
                     f"{stage.name} stopped at iteration {done}; --resume continues from there."
                 )
-            if done < total and done % compute.checkpoint_every == 0:
-                loop.save(done)
-            if done < total and done % max(1, total // 4) == 0:
-                around.evaluate(stage, done)
-                stage.train()
-    return stage
+    return loop.seconds()
 
 
 @contextlib.contextmanager
@@ -168,8 +176,11 @@ class Loop:
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self.optimisers]
         self.scaler = torch.amp.GradScaler(device.type, enabled=around.compute.precision == "fp16")
         self.module = self._distributed()
+        self.checkpoints = Checkpoints(around.checkpoint)
         self.losses = LossWatch()
-        self.reported, self.began = 0, time.perf_counter()
+        self.reported = 0
+        self.began = self.started = time.perf_counter()
+        self.seconds_before = 0.0
         stage.train()
 
     def _distributed(self) -> nn.Module:
@@ -206,6 +217,17 @@ class Loop:
             losses = self.module(batch.to(device), torch.Generator().manual_seed(seed))
         self.scaler.scale(torch.stack(list(losses.values())).sum() / compute.accumulate).backward()
         self.losses.see(micro // compute.accumulate + 1, losses, batch)
+
+    def evaluate(self, iteration: int) -> None:
+        """What the surroundings do at a quarter of the stage; no part of a step's time."""
+        began = time.perf_counter()
+        self.around.evaluate(self.stage, iteration)
+        self.stage.train()
+        self.began += time.perf_counter() - began
+
+    def seconds(self) -> float:
+        """How long the stage has been trained, without what an interruption threw away."""
+        return self.seconds_before + time.perf_counter() - self.started
 
     def holding(self, iteration: int) -> tuple[str, str, str]:
         """What a step does and holds, and what to lower if it does not fit into memory."""
@@ -249,7 +271,8 @@ class Loop:
 
     def save(self, iteration: int) -> None:
         """Write a checkpoint. Raises TrainingError, keeping the last one, for bad losses or weights."""
-        self._stop_for_bad_losses()
+        if self.reported < iteration:  # what is logged must not be in memory alone
+            self.report(iteration)
         if not self.processes.is_first:
             return
         for key, value in self.stage.state_dict().items():
@@ -262,22 +285,20 @@ class Loop:
         state = {
             "stage": self.stage.name,
             "iteration": iteration,
+            "seconds": self.seconds(),
             "module": self.stage.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "scaler": self.scaler.state_dict(),
         }
-        with atomic_path(self.around.checkpoint) as path:
-            _write(state, path)
+        self.checkpoints.write(state)
 
     def restore(self) -> int:
         """The iteration to go on from: 0 without a checkpoint of this stage.
 
         Raises ModelFileError for a checkpoint that is damaged or does not fit this stage.
         """
-        if not self.around.checkpoint.is_file():
-            return 0
-        state = read_checkpoint(self.around.checkpoint)
-        if state["stage"] != self.stage.name:
+        state = self.checkpoints.read(self.stage.name)
+        if state is None:
             return 0
         try:
             self.stage.load_state_dict(state["module"])
@@ -291,30 +312,6 @@ class Loop:
                 f"({str(error).splitlines()[0].rstrip(':')}). Delete it to start its stage again with "
                 "--resume; finished stages are kept."
             ) from error
-        self.reported = state["iteration"]
+        self.reported, self.seconds_before = state["iteration"], state.get("seconds", 0.0)
         _log.info("%s continues at iteration %d", self.stage.name, state["iteration"])
         return state["iteration"]
-
-
-def _write(state: dict[str, Any], path: Path) -> None:
-    """torch.save, with an OSError where the disk is full."""
-    with open(path, "wb") as file:  # given the path, torch hides that error
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # of closing the archive that could not be written
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content. Raises ModelFileError if it is damaged; runs no code from it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state["stage"], state["iteration"], state["module"], state["optimisers"], state["scaler"]
-    except Exception as error:
-        raise ModelFileError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it to start its stage "
-            "again with --resume; finished stages are kept."
-        ) from error
-    return state

@@ -3,7 +3,8 @@
 recipe.toml          the resolved recipe          domains.json       the datasets and classes
 results.json         scores of every stage        metrics.jsonl      losses and scores, a line each
 <stage>.safetensors  the network after a stage    model.safetensors  the one to deploy
-checkpoint.pt        the stage under way          soft_labels/       while a stage needs them
+checkpoint.pt, checkpoint.before.pt               the stage under way: its last two states
+soft_labels/         while a stage needs them
 report.md            the comparison, with its pictures
 """
 
@@ -16,10 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cpsl_deploy.errors import OutputError, RecipeError
-from cpsl_deploy.files import as_output_error, new_output_folder, write_bytes, write_json, write_text
+from cpsl_deploy.errors import OutputError
+from cpsl_deploy.files import (
+    as_output_error,
+    new_output_folder,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
+from .checkpoint import Checkpoints
 from .recipe import Recipe, load_recipe, to_toml
+from .recipe_changes import require_resumable
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +44,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.results_file = self.path / "results.json"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.checkpoints = Checkpoints(self.checkpoint)
         self.model = self.path / "model.safetensors"
         self.report = self.path / "report.md"
         self.soft_labels = self.path / "soft_labels"
@@ -57,9 +68,10 @@ class RunFolder:
             )
 
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder, or check that the run in it is the one to resume.
+        """Make the folder, or check that the run in it is the one to resume and clear up after its end.
 
-        Raises OutputError for a folder with something else in it, RecipeError if its recipe differs.
+        Raises OutputError for a folder with something else in it, RecipeError if its recipe differs in what
+        was needed so far (see ``recipe_changes``); what differs else is what the run goes on with.
         """
         self.require_usable(resume=resume)
         if not resume:
@@ -68,10 +80,11 @@ class RunFolder:
             return
         begun = load_recipe(self.recipe_file)
         if begun != recipe:
-            raise RecipeError(
-                f"--resume goes on with the recipe the run began with, and {_difference(begun, recipe)}. "
-                "Give the same values as then, or start in another folder."
-            )
+            finished = {stage for stage in self.results() if self.stage_model(stage).is_file()}
+            require_resumable(begun, recipe, finished | self.checkpoints.stages())
+            write_text(self.recipe_file, to_toml(recipe))
+        for folder in (self.path, self.soft_labels):
+            remove_leftovers(folder)
 
     def results(self) -> dict[str, Any]:
         """Scores of the finished stages by name. Raises OutputError if results.json is damaged."""
@@ -142,13 +155,16 @@ class RunFolder:
             _log.warning("%d damaged lines of %s are left out", damaged, self.metrics_file)
         return list(latest.values())
 
-    def remove_checkpoint(self) -> None:
-        if self.checkpoint.exists():
-            os.remove(self.checkpoint)
+    def rewind_metrics(self, stage: str, iteration: int) -> None:
+        """Take back what was logged of a stage by steps after an iteration, and scores at it or later: going
+        on from there logs them again.
+        """
+        if not self.metrics_file.is_file():
+            return
 
+        def stays(entry: dict[str, Any]) -> bool:
+            is_earlier = entry["iteration"] < iteration + ("losses" in entry)
+            return entry["stage"] != stage or is_earlier
 
-def _difference(begun: Recipe, wanted: Recipe) -> str:
-    for before, now in zip(to_toml(begun).splitlines(), to_toml(wanted).splitlines(), strict=False):
-        if before != now:
-            return f"it had {before!r} where now {now!r} is asked for"
-    return "it differs"
+        kept = [json.dumps(entry) + "\n" for entry in self.metrics() if stays(entry)]
+        write_text(self.metrics_file, "".join(kept))

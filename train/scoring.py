@@ -44,7 +44,12 @@ class Scoring:
             )
 
     def on_the_way(self, stage: TrainingStage, iteration: int) -> None:
-        """Log a point of the curves: the scores of ``CURVE_IMAGES`` images."""
+        """Log a point of the curves: the scores of ``CURVE_IMAGES`` images; at the start, the pseudo labels'
+        alone, because the network is that of the stage before.
+        """
+        if iteration == 0:
+            self._at_the_start(stage)
+            return
         score = self.score(stage.result(), most=CURVE_IMAGES)
         if score is None:
             return
@@ -54,7 +59,7 @@ class Scoring:
         if self.processes.is_first:
             self.folder.log_metrics(entry)
 
-    def at_the_start(self, stage: TrainingStage) -> None:
+    def _at_the_start(self, stage: TrainingStage) -> None:
         """Log how right the pseudo labels are that a stage begins with."""
         if self.domains.validation is None or not isinstance(stage, SelfLabelling):
             return

@@ -1,6 +1,7 @@
 """The loop: seeds, order, rates, interruption, resumption bit for bit, and no broken checkpoint."""
 
 # ruff: noqa: E402
+import contextlib
 import dataclasses
 import signal
 import threading
@@ -15,7 +16,8 @@ from tiny_training import tiny_batch, tiny_network
 
 from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.train import recipe
-from cpsl_deploy.train.loop import Surroundings, interruptible, prefetched, read_checkpoint, step_seed, train
+from cpsl_deploy.train.checkpoint import read_checkpoint
+from cpsl_deploy.train.loop import Surroundings, interruptible, prefetched, step_seed, train
 from cpsl_deploy.train.processes import Processes
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
@@ -204,7 +206,7 @@ def test_losses_are_reported_as_means_and_the_stage_is_evaluated_at_its_quarters
     train(stage, Number, surroundings(tmp_path, watcher, evaluate, log_every=3))
     assert watcher.stages == [("walk", 0, 8)]
     assert [iteration for iteration, _ in watcher.steps] == [3, 6, 8]
-    assert seen == [2, 4, 6]
+    assert seen == [0, 2, 4, 6]
 
     every, window = Notes(), Notes()
     train(Walk(3), Number, surroundings(tmp_path, every))
@@ -390,8 +392,10 @@ def self_labelling(folder: Path) -> TrainingStage:
     return SelfLabelling(settings, tiny_network(dropout=0.5), summary, soft_labels, target_statistics=False)
 
 
-@pytest.mark.parametrize("make", [warm_up, self_labelling])
-def test_a_resumed_stage_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path: Path, make):
+@pytest.mark.parametrize(
+    ("make", "precision"), [(warm_up, "fp32"), (self_labelling, "fp32"), (self_labelling, "fp16")]
+)
+def test_a_resumed_stage_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path: Path, make, precision: str):
     def trained(folder: Path, stop_after: int | None = None) -> tuple[dict, Notes]:
         stage, watcher = make(tmp_path), Notes()
         optimisers = stage.optimisers()
@@ -402,10 +406,12 @@ def test_a_resumed_stage_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path: Path
             stage.after_step = lambda: (follow(), press_ctrl_c() if next(steps) == stop_after else None)
         state = lambda: {"module": stage.state_dict(), "optimisers": [o.state_dict() for o in optimisers]}  # noqa: E731
         try:
-            train(stage, tiny_batch, surroundings(folder, watcher))
+            train(stage, tiny_batch, surroundings(folder, watcher, checkpoint_every=1, precision=precision))
         except KeyboardInterrupt:
             assert stop_after
-        return state(), watcher
+        last = read_checkpoint(folder / "checkpoint.pt")
+        del last["seconds"]
+        return state() | {"last checkpoint": last}, watcher
 
     whole, _ = trained(tmp_path / "whole")
     interrupted, _ = trained(tmp_path / "parts", stop_after=2)
@@ -413,7 +419,42 @@ def test_a_resumed_stage_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path: Path
         assert_equal(interrupted, whole)
     resumed, watcher = trained(tmp_path / "parts")
     assert watcher.stages[0][1] == 2
+    assert whole["last checkpoint"]["iteration"] == 5
+    assert bool(whole["last checkpoint"]["scaler"]) == (precision == "fp16")
     assert_equal(resumed, whole)
+
+
+def test_every_step_is_logged_once_wherever_a_run_was_killed(tmp_path: Path):
+    """Losses are means of three steps, cut where a checkpoint is; scores are taken at quarters."""
+
+    def log_of(folder: Path, kills: list[int | None]) -> list[tuple]:
+        """What is logged by a run that is killed in its n-th step, again and again, and then not."""
+        lines: list[tuple] = []
+
+        def rewind(name: str, iteration: int) -> None:
+            lines[:] = [x for x in lines if x[0] < iteration + (x[1] == "losses")]
+
+        for kill in kills:
+
+            def die(step: int, kill: int | None = kill) -> None:
+                if step == kill:
+                    raise SystemExit
+
+            around = dataclasses.replace(
+                surroundings(folder, log_every=3, checkpoint_every=4),
+                rewind=rewind,
+                log_metrics=lambda entry: lines.append((entry["iteration"], "losses", entry["losses"])),
+                evaluate=lambda stage, iteration: lines.append((iteration, "scores", {})),
+            )
+            with contextlib.suppress(SystemExit):
+                train(Walk(20, upset=die), Number, around)
+        return lines
+
+    whole = log_of(tmp_path / "whole", [None])
+    assert [iteration for iteration, kind, _ in whole if kind == "scores"] == [0, 5, 10, 15]
+    logged = [iteration for iteration, kind, _ in whole if kind == "losses"]
+    assert logged == [3, 4, 6, 8, 9, 12, 15, 16, 18, 20]
+    assert log_of(tmp_path / "killed", [2, 5, 3, 1, 6, None]) == whole
 
 
 def test_a_checkpoint_of_another_stage_is_left_alone(tmp_path: Path):

@@ -1,6 +1,7 @@
 """The run folder: begun once, resumed with the same recipe alone, its lines readable after a crash."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,51 @@ def test_only_a_run_can_be_resumed(folder: RunFolder):
         folder.begin(RECIPE, resume=True)
 
 
-def test_another_recipe_does_not_resume_and_the_error_names_the_difference(folder: RunFolder):
+def finished(folder: RunFolder, *stages: str) -> None:
     folder.begin(RECIPE, resume=False)
-    with pytest.raises(RecipeError, match=r"seed = 0.*seed = 7"):
+    for stage in stages:
+        folder.stage_model(stage).write_bytes(b"weights")
+        folder.add_results(**{stage: {"mean_iou": 0.5}})
+
+
+def test_another_recipe_does_not_resume_and_the_error_names_the_difference(folder: RunFolder):
+    finished(folder, "source_only")
+    with pytest.raises(RecipeError, match=r"seed = 0 where now seed = 7 is asked for"):
         folder.begin(dataclasses.replace(RECIPE, seed=7), resume=True)
+    assert load_recipe(folder.recipe_file) == RECIPE
+
+
+def test_what_nothing_depends_on_yet_may_change(folder: RunFolder):
+    finished(folder, "source_only")
+    other = dataclasses.replace(
+        RECIPE,
+        compute=dataclasses.replace(RECIPE.compute, workers=7, checkpoint_every=3),
+        warm_up=dataclasses.replace(RECIPE.warm_up, iterations=77),
+    )
+    folder.begin(other, resume=True)
+    assert load_recipe(folder.recipe_file) == other, "the recipe is the one that the stages to come follow"
+
+
+def test_a_checkpoint_makes_its_stage_one_under_way(folder: RunFolder):
+    finished(folder, "source_only")
+    other = dataclasses.replace(RECIPE, warm_up=dataclasses.replace(RECIPE.warm_up, iterations=77))
+    state = {"stage": "warm_up", "iteration": 3, "seconds": 1.0, "module": {}, "optimisers": [], "scaler": {}}
+    folder.checkpoints.write(state)
+    with pytest.raises(RecipeError, match=r"warm_up\.iterations = 0 where now warm_up\.iterations = 77"):
+        folder.begin(other, resume=True)
+    folder.checkpoints.remove()
+    folder.begin(other, resume=True)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared_away(folder: RunFolder):
+    finished(folder)
+    folder.soft_labels.mkdir()
+    left = [folder.path / ".checkpoint.123.tmp.pt", folder.soft_labels / ".000001.123.tmp.npy"]
+    kept = [folder.path / ".notes.tmp", folder.soft_labels / "000000.npy"]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    folder.begin(RECIPE, resume=True)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
 
 
 def test_results_are_added_to_those_there_are(folder: RunFolder):
@@ -87,12 +129,21 @@ def test_a_line_cut_short_costs_itself_alone(folder: RunFolder):
     assert folder.metrics() == [line(10, 1.0), line(20, 0.9), line(30, 0.9)]
 
 
-def test_a_checkpoint_is_removed_if_there_is_one(folder: RunFolder):
+def test_going_on_from_an_iteration_takes_back_what_later_ones_logged(folder: RunFolder):
+    """A score is taken before the step behind it, so that of the iteration itself is taken again."""
     folder.begin(RECIPE, resume=False)
-    folder.remove_checkpoint()
-    folder.checkpoint.write_bytes(b"state")
-    folder.remove_checkpoint()
-    assert not folder.checkpoint.exists()
+    folder.rewind_metrics("warm_up", 0)
+    score = {"stage": "warm_up", "iteration": 10, "mean_iou": 0.3}
+    other = {**line(30, 0.7), "stage": "source_only"}
+    for entry in (other, line(5, 1.1), {**score, "iteration": 5}, line(10, 1.0), score, line(15, 0.9)):
+        folder.log_metrics(entry)
+    with open(folder.metrics_file, "a") as file:
+        file.write('{"stage": "warm_up", "iter')
+    folder.rewind_metrics("warm_up", 10)
+    wanted = [other, line(5, 1.1), {**score, "iteration": 5}, line(10, 1.0)]
+    assert [json.loads(text) for text in folder.metrics_file.read_text().splitlines()] == wanted
+    folder.rewind_metrics("warm_up", 0)
+    assert folder.metrics() == [other]
 
 
 def test_a_run_takes_over_finished_stages_of_another_once(folder: RunFolder, tmp_path: Path):
