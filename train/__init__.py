@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "PatchDiscriminator": "adversarial",
+    "Plan": "planned",
     "PrototypeEstimator": "prototypes",
     "Recipe": "recipe",
     "RunFolder": "run_folder",
@@ -34,6 +35,7 @@ _HOME = {
     "marginal_error": "assignment",
     "mean_iou": ".metrics",
     "pixel_contrast": "pixel_contrast",
+    "plan": "plan",
     "prototype_assignment": "prototypes",
     "recipe_names": "recipe",
     "rectified_pseudo_label": "pseudo_label",
@@ -47,6 +49,7 @@ _HOME = {
 
 __all__ = [
     "PatchDiscriminator",
+    "Plan",
     "PrototypeEstimator",
     "Recipe",
     "RunFolder",
@@ -64,6 +67,7 @@ __all__ = [
     "marginal_error",
     "mean_iou",
     "pixel_contrast",
+    "plan",
     "prototype_assignment",
     "recipe_names",
     "rectified_pseudo_label",
@@ -83,6 +87,8 @@ if TYPE_CHECKING:
     from .kl_divergence import kl_divergence
     from .models import build, load_model, load_published, save_model
     from .pixel_contrast import pixel_contrast
+    from .plan import plan
+    from .planned import Plan
     from .prototypes import PrototypeEstimator, cosine_scores, prototype_assignment
     from .pseudo_label import rectified_pseudo_label
     from .recipe import Recipe, load_recipe, recipe_names

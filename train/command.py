@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--source", required=True, metavar="DATA", help="Labelled: a name, a folder or a YAML file.")
-@click.option("--target", required=True, metavar="DATA", help="The same, or a folder of photos, or a video.")
+@click.option("--source", metavar="DATA", help="Labelled: a name, a folder or a YAML file.  [required]")
+@click.option("--target", metavar="DATA", help="The same, or a folder of photos, or a video.  [required]")
 @click.option("-o", "--output", type=click.Path(), help="Run folder.  [default: runs/SOURCE-TARGET-RECIPE]")
 @click.option("--source-root", type=click.Path(), help="Where a named or YAML source's files are.")
 @click.option("--target-root", type=click.Path(), help="Where a named or YAML target's files are.")
@@ -45,9 +45,15 @@ if TYPE_CHECKING:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option(
+    "--plan",
+    "plan_only",
+    is_flag=True,
+    help="Measure some steps of every stage, say what the run will take, write nothing.",
+)
 @click.option("--check/--no-check", default=True, show_default=True, help="Look through the datasets first.")
 @click.pass_context
-def main(ctx: click.Context, overrides: tuple[str, ...], **options: Any) -> None:
+def main(ctx: click.Context, overrides: tuple[str, ...], plan_only: bool, **options: Any) -> None:
     """Adapt a segmenter from a labelled SOURCE to a TARGET without labels.
 
     Stages: training on the source, warm-up, self-labelling and two distillations, the last into the network
@@ -56,8 +62,13 @@ def main(ctx: click.Context, overrides: tuple[str, ...], **options: Any) -> None
     \b
     Several processes: torchrun --nproc-per-node 2 -m cpsl_deploy.train.command --source ... --target ...
 
+    --plan goes without data for a --recipe of published sets; its last line is one JSON document.
+
     Exit code 2: something given is wrong, and nothing that was there has changed. 130: interrupted.
     """
+    for side in ("source", "target"):
+        if options[side] is None and not plan_only:
+            raise click.MissingParameter(param_hint=f"'--{side}'", param_type="option", ctx=ctx)
     # Imported here: --help needs no torch.
     try:
         from .entry import adapt
@@ -68,6 +79,9 @@ def main(ctx: click.Context, overrides: tuple[str, ...], **options: Any) -> None
             raise
         raise MissingExtraError(error.name, "train", "adapting a model") from error
     settings = dict(parse_override(text) for text in overrides)
+    if plan_only:
+        show_plan(ctx, settings, **options)
+        return
     is_first = os.environ.get("RANK", "0") == "0"
     try:
         with shown_progress() as watcher:
@@ -78,6 +92,30 @@ def main(ctx: click.Context, overrides: tuple[str, ...], **options: Any) -> None
         ctx.exit(130)
     if is_first:
         show_results(folder)
+
+
+def show_plan(ctx: click.Context, settings: dict[str, Any], **options: Any) -> None:
+    """What a run with these options would take. Exit code 2 if it cannot go through here."""
+    from .loop import SilentWatcher
+    from .plan import plan
+    from .plan_table import plan_text
+
+    class Messages(SilentWatcher):
+        def message(self, text: str) -> None:
+            click.echo(text, err=True)
+
+    if options.pop("resume"):
+        raise click.UsageError(
+            "--plan is of a whole run, and --resume goes on with one. Leave one of them out."
+        )
+    options.pop("check")
+    planned = plan(settings=settings, watcher=Messages(), **options)
+    click.echo(plan_text(planned))
+    for problem in planned.problems:
+        click.secho(f"error: {problem}.", fg="red", err=True)
+    click.echo(json.dumps(planned.to_json(), separators=(",", ":")))
+    if planned.problems:
+        ctx.exit(2)
 
 
 def show_results(folder: RunFolder) -> None:

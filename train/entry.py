@@ -71,18 +71,15 @@ def adapt(
     how to go on.
     """
     require_matplotlib()
-    named = {
-        "model.teacher": teacher,
-        "model.student": student,
-        "model.init": init,
-        "model.student_init": student_init,
-        "seed": seed,
-        "compute.precision": precision,
-    }
-    named = {key: str(value) if isinstance(value, Path) else value for key, value in named.items()}
-    chosen = load_recipe(
+    chosen = chosen_recipe(
         recipe if recipe is not None else recipe_for(source, target),
-        {**(settings or {}), **{key: value for key, value in named.items() if value is not None}},
+        settings,
+        teacher=teacher,
+        student=student,
+        init=init,
+        student_init=student_init,
+        seed=seed,
+        precision=precision,
     )
     folder = RunFolder(output if output is not None else default_output(source, target, chosen))
     folder.require_usable(resume=resume)
@@ -115,6 +112,31 @@ def adapt(
             remember(folder, domains, places)  # of a resumed run: the same images may be elsewhere now
             write_report(folder, domains, processes.device, watcher)
     return folder
+
+
+def chosen_recipe(
+    reference: str | Path,
+    settings: Mapping[str, Any] | None,
+    *,
+    teacher: str | None,
+    student: str | None,
+    init: str | Path | None,
+    student_init: str | Path | None,
+    seed: int | None,
+    precision: str | None,
+) -> Recipe:
+    """A recipe with values replaced, the most usual ones by names of their own. None leaves the recipe's."""
+    named = {
+        "model.teacher": teacher,
+        "model.student": student,
+        "model.init": init,
+        "model.student_init": student_init,
+        "seed": seed,
+        "compute.precision": precision,
+    }
+    given = {key: value for key, value in named.items() if value is not None}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    return load_recipe(reference, {**(settings or {}), **given})
 
 
 def recipe_for(source: str | Path, target: str | Path) -> str:

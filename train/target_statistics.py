@@ -27,6 +27,10 @@ Progress = Callable[[int, int], None]
 """Called with what is done and what there is."""
 
 
+PROTOTYPE_IMAGES = 100
+"""Of the source: enough for a mean per class, also of those that the target's predictions never have."""
+
+
 class SoftLabels:
     """Class probabilities of every target image at the network's stride, float16, memory-mapped files."""
 
@@ -139,7 +143,7 @@ def _merge(estimator: PrototypeEstimator) -> None:
 
 @torch.no_grad()
 def source_prototypes(
-    network: Segmenter, images: WorkingImages, device: torch.device, *, most: int = 100
+    network: Segmenter, images: WorkingImages, device: torch.device, *, most: int = PROTOTYPE_IMAGES
 ) -> Tensor:
     """Prototypes (C, D) of labelled source images, at most so many: the fallback for unseen classes."""
     network.eval()
