@@ -17,6 +17,7 @@ from cpsl_deploy.spec import ModelSpec
 
 from . import processes as procs
 from . import recipe as recipes
+from .class_weights import class_weights
 from .distillation import Distillation
 from .domains import Domains
 from .loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
@@ -108,7 +109,12 @@ class Adaptation:
         that it needs are made on the way, by the network of the stage before it.
         """
         with self.of_whole_images(f"preparing {name}"):
-            return getattr(self, name)()
+            stage, batches = getattr(self, name)()
+        power = self.recipe.data.class_weight_power
+        if power > 0:
+            labelled = self.target if name == "oracle" else self.source
+            stage.class_weights = class_weights(self.class_pixels(labelled).sum(axis=0), power)
+        return stage, batches
 
     # ---- the stages, in the order of the method
 

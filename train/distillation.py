@@ -69,13 +69,13 @@ class Distillation(TrainingStage):
             valid = valid | pasted
 
         with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
-            source_logits = upsampled(predict(self.network, source.images).logits, crop, self.network)
+            source_logits = predict(self.network, source.images).logits
         logits = upsampled(predict(self.network, images).logits, crop, self.network)
         with torch.no_grad():
             taught = upsampled(predict(self.frozen, images).logits, crop, self.frozen).softmax(dim=1)
         kl = self.arithmetic.distillation(F.log_softmax(logits, dim=1), taught, valid)
         return {
-            "source": s.source_weight * cross_entropy(source_logits, source.labels),
+            "source": s.source_weight * self.on_labels(source_logits, source.labels),
             "target": s.target_weight * cross_entropy(logits, labels, IGNORE),
             "distillation": s.kl_weight * kl,
         }

@@ -63,6 +63,9 @@ class Data:
     rare_class_temperature: float = 0.0
     """Above 0, source images are drawn by a class first, rarer classes more often: a class of pixel share f
     in proportion to exp((1 - f) / T) (DAFormer, arXiv 2111.14887, section 3.3). 0 draws images evenly."""
+    class_weight_power: float = 0.0
+    """Above 0, the cross entropy on labels weighs a class of pixel share f in proportion to f ** -power, the
+    mean weight of all pixels being 1 (see ``class_weights``): rare classes are learnt by short schedules."""
     style: str = "none"
     """``reinhard`` gives source crops, with probability 0.5, a target image's colour mean and deviation
     (Reinhard et al. 2001, in CIELAB), from the warm-up on."""
@@ -76,6 +79,7 @@ class Data:
                 len(size) == 2 and min(size) >= 32, f"data.{name} is (height, width), each 32 or more", size
             )
         _require_at_least(0, self, "data", "rare_class_temperature", "cache_mib")
+        _require_shares(self, "data", "class_weight_power")
         _require(self.style in STYLES, f"data.style is one of {', '.join(STYLES)}", self.style)
 
 

@@ -33,7 +33,7 @@ from .stage import (
     predict,
     upsampled,
 )
-from .symmetric_cross_entropy import cross_entropy, symmetric_cross_entropy
+from .symmetric_cross_entropy import symmetric_cross_entropy
 from .target_statistics import SoftLabels, TargetSummary
 from .views import warp_maps
 
@@ -119,7 +119,7 @@ class SelfLabelling(TrainingStage):
         crop = labels.shape[1:]
         s = self.settings
         losses = {
-            "source": cross_entropy(upsampled(source_logits, crop, self.network), source.labels),
+            "source": self.on_labels(source_logits, source.labels),
             "target": s.target_weight
             * symmetric_cross_entropy(
                 upsampled(student.logits, crop, self.network), labels, s.symmetric_alpha, s.symmetric_beta

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from .samples import Batch
-from .stage import Losses, TrainingStage, predict, upsampled
-from .symmetric_cross_entropy import cross_entropy
+from .stage import Losses, TrainingStage, predict
 
 
 class Supervised(TrainingStage):
@@ -17,5 +16,4 @@ class Supervised(TrainingStage):
     def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
         assert batch.source is not None
         logits = predict(self.network, batch.source.images).logits
-        logits = upsampled(logits, batch.source.labels.shape[1:], self.network)
-        return {"source": cross_entropy(logits, batch.source.labels)}
+        return {"source": self.on_labels(logits, batch.source.labels)}

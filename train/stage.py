@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import recipe
 from .models import Segmenter, SegmenterOutput
 from .samples import Batch
+from .symmetric_cross_entropy import cross_entropy
 
 Losses = dict[str, Tensor]
 """Weighted loss terms by name; their sum is what is minimised."""
@@ -24,14 +25,22 @@ class TrainingStage(nn.Module):
     network: Segmenter
     """What learns."""
     needs_target: bool = True
+    class_weights: Tensor | None
+    """(C,), of the cross entropy on labels; None: all classes alike."""
 
     def __init__(self, name: str, settings: recipe.Stage, network: Segmenter) -> None:
         super().__init__()
         self.name, self.settings, self.network = name, settings, network
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
         """The step's losses. ``generator`` (CPU) is the source of the step's random choices."""
         raise NotImplementedError
+
+    def on_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of logits (N, C, h, w) at the network's stride with true labels (N, H, W)."""
+        full = upsampled(logits, labels.shape[1:], self.network)
+        return cross_entropy(full, labels, class_weights=self.class_weights)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [network_optimiser(self.network, self.settings.optimiser)]

@@ -14,12 +14,17 @@ ALPHA, BETA = 0.1, 1.0
 MIN_PREDICTION, MIN_ONE_HOT = 1e-7, 1e-4
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE, class_weights: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy over pixels that are not ignored; 0 if there are none.
 
-    logits: (N, C, H, W). labels: (N, H, W) int64.
+    logits: (N, C, H, W). labels: (N, H, W) int64. class_weights: (C,), by which a pixel's loss is multiplied
+    and the number of pixels is not: their mean over the pixels is to be 1 (``class_weights.class_weights``).
     """
-    total = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
+    total = F.cross_entropy(
+        logits.float(), labels, weight=class_weights, ignore_index=ignore_index, reduction="sum"
+    )
     return mean_of_all(total, (labels != ignore_index).sum())
 
 

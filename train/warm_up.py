@@ -10,8 +10,7 @@ from . import recipe
 from .adversarial import SOURCE, TARGET, PatchDiscriminator, least_squares
 from .models import Segmenter
 from .samples import Batch
-from .stage import Losses, TrainingStage, kept_statistics, predict, upsampled
-from .symmetric_cross_entropy import cross_entropy
+from .stage import Losses, TrainingStage, kept_statistics, predict
 
 
 class WarmUp(TrainingStage):
@@ -38,9 +37,8 @@ class WarmUp(TrainingStage):
             least_squares(self.discriminator(source_probs.detach()), SOURCE)
             + least_squares(self.discriminator(target_probs.detach()), TARGET)
         )
-        full = upsampled(source, batch.source.labels.shape[1:], self.network)
         return {
-            "source": cross_entropy(full, batch.source.labels),
+            "source": self.on_labels(source, batch.source.labels),
             "adversarial": self.settings.adversarial_weight * fooled,
             "discriminator": told_apart,
         }
