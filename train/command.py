@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cpsl_deploy.command_line import Command
-from cpsl_deploy.errors import MissingExtraError
+from cpsl_deploy.errors import CpslError, MissingExtraError
 
 if TYPE_CHECKING:
     from .run_folder import RunFolder
@@ -90,6 +90,10 @@ def main(ctx: click.Context, overrides: tuple[str, ...], plan_only: bool, **opti
         if is_first:
             raise
         ctx.exit(130)
+    except CpslError as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            error.args = (f"process {os.environ['RANK']}: {error}",)
+        raise
     if is_first:
         show_results(folder)
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -187,7 +188,10 @@ class Loop:
         if self.processes.world == 1:
             return self.stage
         ids = [self.processes.device.index] if self.processes.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.stage, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Its other name is unknown to the older of the versions of torch that are supported.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return nn.parallel.DistributedDataParallel(self.stage, device_ids=ids, broadcast_buffers=False)
 
     def step(self, iteration: int, batches: Iterator[Batch]) -> None:
         settings, accumulate = self.stage.settings, self.around.compute.accumulate

@@ -73,10 +73,21 @@ def join(device: str = "auto") -> Processes:
 
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[Processes]:
-    """``join`` for the length of a block; a process group that was formed for it is left at its end."""
+    """``join`` for the length of a block; a process group that was formed for it is left at its end.
+
+    Raises TrainingError where the block cannot go on because another process has ended.
+    """
     was_formed = _is_distributed()
     processes = join(device)
-    yield processes
+    try:
+        yield processes
+    except RuntimeError as error:
+        if processes.world == 1 or not _is_of_connection(error):
+            raise
+        raise TrainingError(
+            "another process of this run has ended, and none goes on without it. The reason is in its own "
+            "message; when it is removed, go on with --resume."
+        ) from error
     # Not after an error: the other processes may be waiting for this one, and it ends with its error.
     if not was_formed and _is_distributed():
         dist.destroy_process_group()
@@ -178,6 +189,11 @@ def require_agreement(network: nn.Module, processes: Processes, what: str) -> No
             f"all processes of a run hold the same network, and after {what} theirs differ. Start every "
             "process with the same command and version; if you did, please report this with the recipe."
         )
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether an error says that another process cannot be reached; gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _is_distributed() -> bool:
