@@ -23,10 +23,14 @@ from cpsl_deploy.errors import DataError, RecipeError
 from cpsl_deploy.train import RunFolder, adapt, load_model, load_recipe, recipe_names
 from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.command import main
+from cpsl_deploy.train.distillation import Distillation
 from cpsl_deploy.train.entry import default_output, recipe_for
 from cpsl_deploy.train.loop import SilentWatcher
 from cpsl_deploy.train.models.weights import read_weights
 from cpsl_deploy.train.progress import LineWatcher, duration
+from cpsl_deploy.train.self_labelling import SelfLabelling
+from cpsl_deploy.train.source_only import Supervised
+from cpsl_deploy.train.warm_up import WarmUp
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,53 @@ def test_the_run_remembers_what_it_was_given(whole: tuple[RunFolder, str], setti
     assert (domains["target"]["count"], domains["validation"]["count"]) == (6, 2)
     assert load_model(folder.model)[1].provenance["target"] == str(setting.target)
     assert load_recipe(folder.recipe_file) == load_recipe(setting.recipe)
+
+
+# ---- a plan instead of a run
+
+
+def test_a_plan_is_a_table_and_a_line_of_json(setting: Setting, tmp_path: Path) -> None:
+    result = invoke(setting, tmp_path / "run", "--plan", "--set", "warm_up.iterations=1000")
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run").exists()
+    *table, last = result.stdout.splitlines()
+    planned = json.loads(last)
+    assert [work["name"] for work in planned["work"] if work["is_stage"]] == list(STAGES)
+    row = next(line for line in table if line.startswith("warm_up"))
+    assert "squeezenet_fpn" in row and "1000 steps" in row and "64x64" in row
+    assert any(line.startswith("total") for line in table)
+    assert "measuring warm_up" in result.stderr
+
+
+def test_a_plan_that_cannot_be_carried_out_ends_with_2(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    for kind in (Supervised, WarmUp, SelfLabelling, Distillation):
+        monkeypatch.setattr(kind, "forward", forward)
+    result = invoke(setting, tmp_path / "run", "--plan")
+    assert result.exit_code == 2
+    for stage in STAGES:
+        assert f"error: {stage} does not fit: out of memory (Tried to allocate 20.00 GiB)" in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plan", "--recipe", "own"], "Give both."),
+        (["--plan", "--resume", "--recipe", "own"], "--resume"),
+        (["--target", "photos"], "Missing option '--source'"),
+        (["--source", "game.yaml"], "Missing option '--target'"),
+    ],
+)
+def test_source_and_target_may_be_left_out_for_a_published_plan_alone(
+    options: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(main, options)
+    assert result.exit_code == 2 and message in result.output
 
 
 # ---- interruptions

@@ -203,7 +203,7 @@ class _Rehearsed:
         recipe, teacher = self.recipe, self.recipe.model.teacher
         for name in STAGES:
             distils = name.startswith("distillation")
-            if name == "source_only" and recipe.data.rare_class_temperature > 0:
+            if name == "source_only" and ("class counts", "") in self.rehearsal.passes:
                 yield self._pass("class counts", "", images.source, recipe.data.source_size)
             if name == "self_labelling":
                 few = len(range(0, images.source, max(1, images.source // PROTOTYPE_IMAGES)))

@@ -157,12 +157,8 @@ class Rehearsal(Adaptation):
         doing, _, _ = loop.holding(1)
         lower = what_to_lower(loop.stage.name, settings, compute)
         batches = prefetched(make, 0, (1 + MOST_STEPS) * compute.accumulate, compute.workers)
-        seconds: list[float] = []
         with contextlib.closing(batches), told_what_to_lower(doing, lower):
-            first = self._timed_step(loop, 0, batches)
-            while first < STAGE_S and not _enough(first, seconds):
-                seconds.append(self._timed_step(loop, 1 + len(seconds), batches))
-        return Measured(seconds=tuple(seconds or [first]), warmed_up=bool(seconds))
+            return measured_steps(lambda iteration: self._timed_step(loop, iteration, batches))
 
     def _timed_step(self, loop: Loop, iteration: int, batches: Iterator) -> float:
         began = time.perf_counter()
@@ -224,9 +220,15 @@ class Rehearsal(Adaptation):
         return self._summaries[what]
 
 
-def _enough(first: float, seconds: list[float]) -> bool:
-    wanted = 2 if 3 * first <= STAGE_S else 1
-    return len(seconds) >= wanted and (sum(seconds) >= ENOUGH_S or len(seconds) >= MOST_STEPS)
+def measured_steps(timed_step: Callable[[int], float]) -> Measured:
+    """Steps after one that warms up, two or more within ``STAGE_S``. A step that takes half of it is followed
+    by one; one that takes all of it is itself the measurement.
+    """
+    first, seconds = timed_step(0), list[float]()
+    least = 0 if first >= STAGE_S else 1 if 3 * first > STAGE_S else 2
+    while len(seconds) < least or (least == 2 and sum(seconds) < ENOUGH_S and len(seconds) < MOST_STEPS):
+        seconds.append(timed_step(1 + len(seconds)))
+    return Measured(seconds=tuple(seconds or [first]), warmed_up=bool(seconds))
 
 
 def few_images(domains: Domains, images: int) -> Domains:
