@@ -270,7 +270,7 @@ class _Rehearsed:
         there = next(parent for parent in (run, *run.absolute().parents) if parent.exists())
         return Disk(
             models=sum(each.model_bytes for each in [*stages, *stages[-1:]]),
-            checkpoint=2 * max((each.checkpoint_bytes for each in stages), default=0),
+            checkpoint=3 * max((each.checkpoint_bytes for each in stages), default=0),
             soft_labels=round(self.by**2 * images.target * sum(files) / max(1, len(files))),
             free=shutil.disk_usage(there).free,
         )

@@ -57,7 +57,7 @@ class Disk:
     models: int
     """Of every stage, and the one to deploy."""
     checkpoint: int
-    """The largest stage's, twice: the old one stays until the new one is whole."""
+    """The largest stage's, three times: the last two stay until the new one is whole."""
     soft_labels: int
     free: int
     """Where the run folder will be."""

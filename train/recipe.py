@@ -283,7 +283,8 @@ class Compute:
     precision: str = "fp32"
     """fp32, bf16 or fp16 (GPU only, with loss scaling)."""
     accumulate: int = 1
-    """Each step's batch is worked off in so many parts."""
+    """Each step's batch is worked off in so many parts; batch norm and means over labelled pixels are then of
+    a part."""
     workers: int = 2
     """Threads that prepare batches."""
     checkpoint_every: int = 200

@@ -6,7 +6,7 @@ would compute something else than one process with all of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from .processes import own_part, summed
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
+
+def synchronise(network: Network, device: torch.device) -> Network:
     """The network with its batch norms and dropouts replaced; its parameters stay the same tensors."""
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
