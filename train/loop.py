@@ -98,6 +98,11 @@ def step_seed(seed: int, stage: str, step: int) -> int:
     return ((seed * 1_000_003 + sum(map(ord, stage))) * 1_000_003 + step) * 1_000_003 % 2**63
 
 
+def evaluated(total: int) -> range:
+    """The iterations before which a stage of so many is evaluated: its start and its quarters."""
+    return range(0, total, max(1, total // 4))
+
+
 def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> float:
     """Train a stage to its end, from its checkpoint if there is one of it. Returns the seconds it took, those
     before the checkpoint included.
@@ -118,7 +123,7 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
     with contextlib.closing(batches), interruptible() as interrupted:
         for iteration in range(start, total):
             # Here and not after the step: a run that is resumed at this point evaluates it, too.
-            if iteration % max(1, total // 4) == 0:
+            if iteration in evaluated(total):
                 loop.evaluate(iteration)
             done = iteration + 1
             with told_what_to_lower(*loop.holding(done)):

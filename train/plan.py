@@ -21,7 +21,7 @@ from . import processes as procs
 from .adaptation import STAGES
 from .domains import Domains
 from .entry import chosen_recipe, default_output, recipe_for
-from .loop import SilentWatcher, Watcher
+from .loop import SilentWatcher, Watcher, evaluated
 from .out_of_memory import OutOfMemory
 from .places import Place, introduce, open_domains
 from .planned import Disk, Plan, Work
@@ -306,8 +306,8 @@ class _Rehearsed:
 def scored_images(recipe: Recipe, stage: str, images: int) -> int:
     """How many images pass through the network to score a stage: see ``Scoring``."""
     settings, curve = getattr(recipe, stage), min(CURVE_IMAGES, images)
-    quarters = max(0, settings.iterations - 1) // max(1, settings.iterations // 4)
-    scored = images + (quarters + 1) * curve
+    moments = len(evaluated(settings.iterations)) + 1  # the end is one, too
+    scored = images + (moments - (settings.iterations > 0)) * curve  # the network is not scored at the start
     if stage == "self_labelling":
-        scored += (quarters + 2) * curve * (1 if settings.online_soft_labels else 2)
+        scored += moments * curve * (1 if settings.online_soft_labels else 2)
     return scored
