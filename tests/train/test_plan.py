@@ -30,6 +30,7 @@ from cpsl_deploy.train.rehearsal import (
     MOST_STEPS,
     STAGE_S,
     Measured,
+    Rehearsal,
     cache_bytes,
     fill,
     measured_steps,
@@ -175,6 +176,21 @@ def test_a_stage_that_does_not_fit_is_named_with_what_to_lower(
     assert problem.startswith("warm_up does not fit: out of memory (Tried to allocate 20.00 GiB.")
     assert "2 crops of 64x64 per domain, fp32" in problem and "compute.accumulate = 2" in problem
     assert "does not fit" in plan_text(made)
+
+
+def test_an_interrupted_plan_leaves_nothing_either(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: Rehearsal, name: str) -> None:
+        assert left(tmp_path)  # the temporary folder
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Rehearsal, "rehearse", interrupt)
+    source, target, recipe = places
+    with pytest.raises(KeyboardInterrupt, match=r"Nothing was written\."):
+        plan(source, target, recipe=recipe, device="cpu")
+    assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(
