@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpsl_deploy.train.figures import FONT, new_figure, open_frame, plain, save
+from cpsl_deploy.train.reporting.figures import FONT, new_figure, open_frame, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

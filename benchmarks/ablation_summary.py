@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ablation_arms import Arm, Claim, Closure, Group, Plan
 
-from cpsl_deploy.train.run_summary import TAIL_SHARE
+from cpsl_deploy.train.reporting.run_summary import TAIL_SHARE
 
 METRICS = ("all", "large", "head", "tail")
 """Means of IoU over all classes, the pair's large ones, and those above and below ``TAIL_SHARE``."""

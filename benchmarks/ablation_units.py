@@ -20,9 +20,9 @@ from cpsl_deploy.errors import CpslError, RecipeError
 from cpsl_deploy.files import write_json
 from cpsl_deploy.train.adaptation import STAGES, Adaptation, student_iterations
 from cpsl_deploy.train.domains import Domains
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.recipe import Recipe, load_recipe
-from cpsl_deploy.train.report import describe_training_machine
-from cpsl_deploy.train.run_folder import RunFolder
+from cpsl_deploy.train.reporting.report import describe_training_machine
 
 Outcome = Literal["ran", "done", "busy", "failed"]
 WAIT_SECONDS = 5.0

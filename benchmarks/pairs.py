@@ -14,7 +14,7 @@ from cpsl_deploy.data import open_dataset
 from cpsl_deploy.data.demo import DemoSettings, generate_demo
 from cpsl_deploy.data.own import open_own
 from cpsl_deploy.train.domains import Domains, join_domains
-from cpsl_deploy.train.loop import SilentWatcher
+from cpsl_deploy.train.engine.loop import SilentWatcher
 
 DESCRIPTIONS = Path(__file__).parent / "datasets"
 LARGE = ("road", "sidewalk", "building", "tree", "sky", "car")

@@ -26,7 +26,7 @@ from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.adaptation import STAGES, Adaptation
 from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override
-from cpsl_deploy.train.report import write_report
+from cpsl_deploy.train.reporting.report import write_report
 
 COLUMNS = (*STAGES, "exported", "oracle")
 

@@ -13,11 +13,11 @@ from cpsl_deploy import bench
 from cpsl_deploy.data.demo import DemoSettings, generate_demo
 from cpsl_deploy.files import new_output_folder
 from cpsl_deploy.train import adapt
-from cpsl_deploy.train.figures import require_matplotlib
-from cpsl_deploy.train.loop import SilentWatcher, Watcher
-from cpsl_deploy.train.processes import require_device
+from cpsl_deploy.train.engine.loop import SilentWatcher, Watcher
+from cpsl_deploy.train.engine.processes import require_device
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.recipe import load_recipe
-from cpsl_deploy.train.run_folder import RunFolder
+from cpsl_deploy.train.reporting.figures import require_matplotlib
 
 from .exporter import export
 

@@ -20,8 +20,8 @@ from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputErro
 from cpsl_deploy.files import atomic_path, sha256, write_json
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.domains import Domains
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models import load_model
-from cpsl_deploy.train.run_folder import RunFolder
 
 from .check_frames import check_frames, half_size
 from .onnx_file import OPSET, export_onnx, operator_counts, read_metadata

@@ -12,11 +12,11 @@ from cpsl_deploy.bench import evaluate
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.domains import Domains
-from cpsl_deploy.train.figures import require_matplotlib
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.places import recall
-from cpsl_deploy.train.report import write_report
-from cpsl_deploy.train.run_folder import RunFolder
-from cpsl_deploy.train.run_summary import read_run
+from cpsl_deploy.train.reporting.figures import require_matplotlib
+from cpsl_deploy.train.reporting.report import write_report
+from cpsl_deploy.train.reporting.run_summary import read_run
 
 _log = logging.getLogger(__name__)
 

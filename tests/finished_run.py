@@ -8,10 +8,10 @@ from pathlib import Path
 from export_networks import small_model, spec_for
 from tiny_domains import CLASSES, write_domain, write_recipe
 
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models import save_model
 from cpsl_deploy.train.places import Place, open_domains, remember
 from cpsl_deploy.train.recipe import load_recipe
-from cpsl_deploy.train.run_folder import RunFolder
 
 STAGES = ("source_only", "warm_up", "self_labelling", "distillation_1", "distillation_2")
 SIZE = (96, 128)

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from cpsl_deploy.train import checkpoint
+from cpsl_deploy import train as training
 from cpsl_deploy.train.adaptation import Adaptation
-from cpsl_deploy.train.loop import SilentWatcher
+from cpsl_deploy.train.engine import checkpoint
+from cpsl_deploy.train.engine.loop import SilentWatcher
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.places import Place, open_domains
 from cpsl_deploy.train.recipe import load_recipe
-from cpsl_deploy.train.run_folder import RunFolder
 
 Moment = tuple[str, float]
 """``call``, n: in the n-th call of a function of the training code. ``half``, n: in the n-th checkpoint's
@@ -39,7 +40,7 @@ def die() -> None:
 def die_in_call(number: int) -> list[int]:
     """Kills in a call; the list has the calls so far."""
     calls = [0]
-    here = os.path.dirname(checkpoint.__file__)
+    here = os.path.dirname(training.__file__)
 
     def count(frame: Any, event: str, argument: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(here):

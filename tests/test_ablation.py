@@ -29,7 +29,7 @@ from tiny_domains import write_domain, write_recipe
 from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import RecipeError
 from cpsl_deploy.train.domains import join_domains
-from cpsl_deploy.train.loop import prefetched
+from cpsl_deploy.train.engine.loop import prefetched
 from cpsl_deploy.train.recipe import load_recipe
 
 PLAN = """
@@ -276,7 +276,7 @@ def test_an_interrupted_unit_ends_as_an_uninterrupted_one(
                 raise RuntimeError("power cut")
             yield batch
 
-    monkeypatch.setattr("cpsl_deploy.train.loop.prefetched", cut)
+    monkeypatch.setattr("cpsl_deploy.train.engine.loop.prefetched", cut)
     with pytest.raises(RuntimeError, match="power cut"):
         several.run_all(units, lambda: None)
     summary = ablation.write_results(several, [unit.arm for unit in units], [0], "command")

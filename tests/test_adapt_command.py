@@ -24,10 +24,10 @@ from cpsl_deploy.train import RunFolder, adapt, load_model, load_recipe, recipe_
 from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.distillation import Distillation
+from cpsl_deploy.train.engine.loop import SilentWatcher
+from cpsl_deploy.train.engine.progress import LineWatcher, duration
 from cpsl_deploy.train.entry import default_output, recipe_for
-from cpsl_deploy.train.loop import SilentWatcher
 from cpsl_deploy.train.models.weights import read_weights
-from cpsl_deploy.train.progress import LineWatcher, duration
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
 from cpsl_deploy.train.warm_up import WarmUp

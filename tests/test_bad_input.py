@@ -38,10 +38,10 @@ from cpsl_deploy.export.command import main as cpsl_export
 from cpsl_deploy.export.demo_command import main as cpsl_demo
 from cpsl_deploy.files import as_output_error, atomic_path
 from cpsl_deploy.run_command import main as cpsl_run
-from cpsl_deploy.train import checkpoint as checkpoint_file
 from cpsl_deploy.train.command import main as cpsl_adapt
+from cpsl_deploy.train.engine import checkpoint as checkpoint_file
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models import ARCHITECTURES
-from cpsl_deploy.train.run_folder import RunFolder
 
 # ---- what the commands are given when nothing is wrong; each case changes one thing of it
 

@@ -28,7 +28,7 @@ from cpsl_deploy.export.demo import DemoResult, demo
 from cpsl_deploy.export.demo_command import HEADLINE, main
 from cpsl_deploy.train import RunFolder
 from cpsl_deploy.train.adaptation import STAGES
-from cpsl_deploy.train.loop import SilentWatcher
+from cpsl_deploy.train.engine.loop import SilentWatcher
 from cpsl_deploy.train.models import ARCHITECTURES
 from cpsl_deploy.train.models.weights import read_weights
 

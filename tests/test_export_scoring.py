@@ -21,10 +21,10 @@ from cpsl_deploy.errors import DataError
 from cpsl_deploy.export import export
 from cpsl_deploy.export.command import main
 from cpsl_deploy.metrics import confusion_matrix, iou
-from cpsl_deploy.train.evaluation import label_map
+from cpsl_deploy.train.engine.run_folder import RunFolder
+from cpsl_deploy.train.evaluation.network_score import label_map
 from cpsl_deploy.train.models import ARCHITECTURES, load_model
 from cpsl_deploy.train.places import recall
-from cpsl_deploy.train.run_folder import RunFolder
 
 
 @pytest.fixture

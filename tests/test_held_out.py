@@ -26,12 +26,12 @@ from cpsl_deploy.data.video_file import VideoReader
 from cpsl_deploy.errors import DataError, InputError, UnavailableError
 from cpsl_deploy.export.check_frames import check_frames
 from cpsl_deploy.train import RunFolder, adapt, load_model
-from cpsl_deploy.train.clip_frame import ClipFrame
 from cpsl_deploy.train.command import main
-from cpsl_deploy.train.flicker import Flicker, Movement
-from cpsl_deploy.train.held_out import HeldOut, clip_times
-from cpsl_deploy.train.loop import SilentWatcher
-from cpsl_deploy.train.report_held_out import on_held_out_seconds
+from cpsl_deploy.train.engine.loop import SilentWatcher
+from cpsl_deploy.train.reporting.clip_frame import ClipFrame
+from cpsl_deploy.train.reporting.flicker import Flicker, Movement
+from cpsl_deploy.train.reporting.held_out import HeldOut, clip_times
+from cpsl_deploy.train.reporting.held_out_section import on_held_out_seconds
 
 SPACE = ClassSpace(CLASSES)
 
@@ -152,7 +152,7 @@ def test_the_report_says_which_seconds_and_gives_figures_that_need_no_labels(ada
 
 def test_areas_are_those_of_the_two_networks(adapted: Adapted) -> None:
     """Counted again, on the frames sampled of the held-out seconds, which are some of the clip's."""
-    from cpsl_deploy.train.evaluation import label_map
+    from cpsl_deploy.train.evaluation.network_score import label_map
     from cpsl_deploy.train.samples import WorkingImages
 
     dataset = open_dataset(adapted.drive, "val", frames=20, hold_out_s=3, cache=adapted.cache)

@@ -258,7 +258,7 @@ def test_links_within_the_readme_lead_somewhere():
 
 def test_files_of_a_run_are_those_it_names():
     from cpsl_deploy.train.adaptation import STAGES
-    from cpsl_deploy.train.run_folder import RunFolder
+    from cpsl_deploy.train.engine.run_folder import RunFolder
 
     table = README.split("What a run leaves in its folder:")[1].split("**Interrupted?**")[0]
     run = RunFolder("run")

@@ -23,16 +23,16 @@ from cpsl_deploy.files import write_text
 from cpsl_deploy.overlay import blend
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.adaptation import STAGES
-from cpsl_deploy.train.class_bars import write_per_class
 from cpsl_deploy.train.domains import Domains, join_domains
-from cpsl_deploy.train.figures import legible, spread
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models import Segmenter, SegmenterOutput, build, save_model
-from cpsl_deploy.train.pictures import evenly_spaced, picture_row
-from cpsl_deploy.train.plots import run_curve, running_mean, write_curves, write_iou_curves
 from cpsl_deploy.train.recipe import load_recipe, to_toml
-from cpsl_deploy.train.report import gap_closure, markdown, write_report
-from cpsl_deploy.train.run_folder import RunFolder
-from cpsl_deploy.train.run_summary import STAGE_TITLES, RunSummary, read_run
+from cpsl_deploy.train.reporting.class_bars import write_per_class
+from cpsl_deploy.train.reporting.figures import legible, spread
+from cpsl_deploy.train.reporting.pictures import evenly_spaced, picture_row
+from cpsl_deploy.train.reporting.plots import run_curve, running_mean, write_curves, write_iou_curves
+from cpsl_deploy.train.reporting.report import gap_closure, markdown, write_report
+from cpsl_deploy.train.reporting.run_summary import STAGE_TITLES, RunSummary, read_run
 from cpsl_deploy.train.samples import WorkingImages
 
 CPU = torch.device("cpu")

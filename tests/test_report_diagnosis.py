@@ -15,15 +15,15 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 from tiny_domains import write_recipe
 
 from cpsl_deploy.classes import ClassSpace
-from cpsl_deploy.train import class_plots, plots
-from cpsl_deploy.train.class_plots import has_pseudo_labels, write_pseudo_labels
-from cpsl_deploy.train.network_cost import network_cost
-from cpsl_deploy.train.plots import write_curves
 from cpsl_deploy.train.recipe import load_recipe
-from cpsl_deploy.train.report import markdown
-from cpsl_deploy.train.report_choice import checkpoint_choice, teacher_and_student
-from cpsl_deploy.train.report_classes import lost_classes, where_lost, why_classes_were_lost
-from cpsl_deploy.train.run_summary import STAGE_TITLES, Result, RunSummary
+from cpsl_deploy.train.reporting import class_plots, plots
+from cpsl_deploy.train.reporting.choice_section import checkpoint_choice, teacher_and_student
+from cpsl_deploy.train.reporting.class_plots import has_pseudo_labels, write_pseudo_labels
+from cpsl_deploy.train.reporting.classes_section import lost_classes, where_lost, why_classes_were_lost
+from cpsl_deploy.train.reporting.network_cost import network_cost
+from cpsl_deploy.train.reporting.plots import write_curves
+from cpsl_deploy.train.reporting.report import markdown
+from cpsl_deploy.train.reporting.run_summary import STAGE_TITLES, Result, RunSummary
 
 CLASSES = ClassSpace(("road", "sky", "tree", "pole"))
 PRIOR = [0.5, 0.35, 0.1, 0.05]

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "PatchDiscriminator": "adversarial",
-    "Plan": "planned",
+    "Plan": "planning.planned",
     "PrototypeEstimator": "prototypes",
     "Recipe": "recipe",
-    "RunFolder": "run_folder",
+    "RunFolder": "engine.run_folder",
     "adapt": "entry",
     "build": "models",
     "confusion_matrix": ".metrics",
@@ -35,7 +35,7 @@ _HOME = {
     "marginal_error": "assignment",
     "mean_iou": ".metrics",
     "pixel_contrast": "pixel_contrast",
-    "plan": "plan",
+    "plan": "planning.plan",
     "prototype_assignment": "prototypes",
     "recipe_names": "recipe",
     "rectified_pseudo_label": "pseudo_label",
@@ -83,16 +83,16 @@ if TYPE_CHECKING:
 
     from .adversarial import PatchDiscriminator, least_squares
     from .assignment import marginal_error, sinkhorn
+    from .engine.run_folder import RunFolder
     from .entry import adapt
     from .kl_divergence import kl_divergence
     from .models import build, load_model, load_published, save_model
     from .pixel_contrast import pixel_contrast
-    from .plan import plan
-    from .planned import Plan
+    from .planning.plan import plan
+    from .planning.planned import Plan
     from .prototypes import PrototypeEstimator, cosine_scores, prototype_assignment
     from .pseudo_label import rectified_pseudo_label
     from .recipe import Recipe, load_recipe, recipe_names
-    from .run_folder import RunFolder
     from .self_labelling_loss import self_labelling_loss
     from .symmetric_cross_entropy import cross_entropy, reverse_cross_entropy, symmetric_cross_entropy
 

@@ -15,21 +15,21 @@ import torch
 from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.spec import ModelSpec
 
-from . import processes as procs
 from . import recipe as recipes
 from .class_weights import class_weights
 from .distillation import Distillation
 from .domains import Domains
-from .loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
+from .engine import processes as procs
+from .engine.loop import MakeBatch, SilentWatcher, Surroundings, Watcher, train
+from .engine.out_of_memory import resuming, told_what_to_lower
+from .engine.precision import autocast
+from .engine.processes import Processes
+from .engine.run_folder import RunFolder
+from .evaluation.scoring import Scoring
 from .models import Segmenter, build, load_model, save_model
-from .out_of_memory import resuming, told_what_to_lower
-from .precision import autocast
-from .processes import Processes
 from .recipe import Recipe
 from .reference_arithmetic import OURS, REFERENCE
-from .run_folder import RunFolder
 from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
-from .scoring import Scoring
 from .self_labelling import SelfLabelling, require_classifier_bias
 from .source_only import Supervised
 from .stage import TrainingStage, normalised

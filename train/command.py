@@ -12,7 +12,7 @@ from cpsl_deploy.command_line import Command
 from cpsl_deploy.errors import CpslError, MissingExtraError
 
 if TYPE_CHECKING:
-    from .run_folder import RunFolder
+    from .engine.run_folder import RunFolder
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,8 +71,8 @@ def main(ctx: click.Context, overrides: tuple[str, ...], plan_only: bool, **opti
             raise click.MissingParameter(param_hint=f"'--{side}'", param_type="option", ctx=ctx)
     # Imported here: --help needs no torch.
     try:
+        from .engine.progress import shown_progress
         from .entry import adapt
-        from .progress import shown_progress
         from .recipe import parse_override
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cpsl_deploy"):
@@ -100,9 +100,9 @@ def main(ctx: click.Context, overrides: tuple[str, ...], plan_only: bool, **opti
 
 def show_plan(ctx: click.Context, settings: dict[str, Any], **options: Any) -> None:
     """What a run with these options would take. Exit code 2 if it cannot go through here."""
-    from .loop import SilentWatcher
-    from .plan import plan
-    from .plan_table import plan_text
+    from .engine.loop import SilentWatcher
+    from .planning.plan import plan
+    from .planning.table import plan_text
 
     class Messages(SilentWatcher):
         def message(self, text: str) -> None:
@@ -128,7 +128,7 @@ def show_results(folder: RunFolder) -> None:
     from rich.table import Table
 
     from .adaptation import STAGES
-    from .held_out import CLIP
+    from .reporting.held_out import CLIP
 
     results = folder.results()
     before, after = results[STAGES[0]], results[STAGES[-1]]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from cpsl_deploy.classes import IGNORE
 
 from . import recipe
-from .diagnostics import PseudoLabelTally
+from .evaluation.diagnostics import PseudoLabelTally
 from .mixing import paste_mask
 from .models import Segmenter
 from .pseudo_label import hard_pseudo_label

@@ -11,15 +11,15 @@ from typing import Any
 from cpsl_deploy.classes import ClassSpace, parse_class_space
 from cpsl_deploy.errors import OutputError
 
-from . import processes as procs
 from .adaptation import Adaptation
-from .figures import require_matplotlib
-from .held_out import require_clip_codec
-from .loop import SilentWatcher, Watcher
+from .engine import processes as procs
+from .engine.loop import SilentWatcher, Watcher
+from .engine.run_folder import RunFolder
 from .places import Place, check_domains, introduce, open_domains, remember, require_same
 from .recipe import Recipe, load_recipe
-from .report import write_report
-from .run_folder import RunFolder
+from .reporting.figures import require_matplotlib
+from .reporting.held_out import require_clip_codec
+from .reporting.report import write_report
 
 DEMO, OWN = "demo", "own"
 """The recipes of the demo's datasets and of all others, unless one is given."""

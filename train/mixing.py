@@ -12,7 +12,7 @@ from torch import Tensor
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
-from .processes import sample_generators
+from .engine.processes import sample_generators
 
 MIXINGS = ("none", "cutmix", "classmix")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .processes import mean_of_all
+from .engine.processes import mean_of_all
 from .prototypes import TEMPERATURE
 
 

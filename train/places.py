@@ -22,8 +22,8 @@ from cpsl_deploy.errors import DataError
 from cpsl_deploy.files import write_json
 
 from .domains import Domains, join_domains
-from .loop import Watcher
-from .run_folder import RunFolder
+from .engine.loop import Watcher
+from .engine.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 

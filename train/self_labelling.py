@@ -13,12 +13,12 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
 from . import recipe
-from .diagnostics import PseudoLabelTally, SeenAssignment
+from .engine.processes import gathered, own_part, sample_generators, summed
+from .evaluation.diagnostics import PseudoLabelTally, SeenAssignment
 from .memory_bank import MemoryBank
 from .mixing import paste_mask
 from .models import Segmenter, SegmenterOutput
 from .pixel_contrast import pixel_contrast
-from .processes import gathered, own_part, sample_generators, summed
 from .prototypes import cosine_scores
 from .pseudo_label import rectified_pseudo_label
 from .reference_arithmetic import OURS, Arithmetic

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cpsl_deploy.classes import IGNORE
 
-from .processes import mean_of_all
+from .engine.processes import mean_of_all
 
 ALPHA, BETA = 0.1, 1.0
 MIN_PREDICTION, MIN_ONE_HOT = 1e-7, 1e-4

@@ -15,8 +15,8 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.files import atomic_path
 
 from .class_prior import ClassPrior
+from .engine.processes import Processes, summed
 from .models import Segmenter
-from .processes import Processes, summed
 from .prototypes import PrototypeEstimator, prototype_assignment
 from .pseudo_label import mirrored_average
 from .samples import TargetBatch, WorkingImages

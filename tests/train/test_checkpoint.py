@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cpsl_deploy.errors import ModelFileError, OutputError
-from cpsl_deploy.train.checkpoint import Checkpoints
+from cpsl_deploy.train.engine.checkpoint import Checkpoints
 
 
 def state(iteration: int, stage: str = "warm_up", size: int = 1000) -> dict:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from tiny_training import SIZE, Pictures, street, streets, tiny_network
 
 from cpsl_deploy.classes import IGNORE
-from cpsl_deploy.train.evaluation import Score, evaluate, label_map
+from cpsl_deploy.train.evaluation.network_score import Score, evaluate, label_map
 from cpsl_deploy.train.stage import normalised
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from tiny_domains import write_domain, write_recipe
 
 from cpsl_deploy.errors import TrainingError
-from cpsl_deploy.train import processes as procs
+from cpsl_deploy.train.engine import processes as procs
 from cpsl_deploy.train.samples import Sampler
 
 

@@ -18,8 +18,8 @@ import torch
 from tiny_domains import RECIPE, write_domain
 
 from cpsl_deploy.train.adaptation import STAGES
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models.weights import read_weights
-from cpsl_deploy.train.run_folder import RunFolder
 
 TESTS = Path(__file__).parents[1]
 CHANGES = {

@@ -16,9 +16,9 @@ from tiny_training import tiny_batch, tiny_network
 
 from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.train import recipe
-from cpsl_deploy.train.checkpoint import read_checkpoint
-from cpsl_deploy.train.loop import Surroundings, interruptible, prefetched, step_seed, train
-from cpsl_deploy.train.processes import Processes
+from cpsl_deploy.train.engine.checkpoint import read_checkpoint
+from cpsl_deploy.train.engine.loop import Surroundings, interruptible, prefetched, step_seed, train
+from cpsl_deploy.train.engine.processes import Processes
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
 from cpsl_deploy.train.stage import TrainingStage

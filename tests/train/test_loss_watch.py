@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from tiny_training import tiny_batch
 
-from cpsl_deploy.train.loss_watch import JUMP, LARGEST, NEEDED, BadLoss, LossWatch, listed
+from cpsl_deploy.train.engine.loss_watch import JUMP, LARGEST, NEEDED, BadLoss, LossWatch, listed
 from cpsl_deploy.train.samples import Batch
 
 NOTHING = Batch(None, None)

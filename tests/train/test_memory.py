@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from cpsl_deploy.train import memory
+from cpsl_deploy.train.engine import memory
 
 MEASURE = """
 import resource, torch
-from cpsl_deploy.train.memory import keep_freed_memory
+from cpsl_deploy.train.engine.memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

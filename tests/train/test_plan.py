@@ -19,14 +19,13 @@ from cpsl_deploy.errors import InputError, UnavailableError
 from cpsl_deploy.train import Plan, load_recipe, plan
 from cpsl_deploy.train import recipe as recipes
 from cpsl_deploy.train.adaptation import STAGES
+from cpsl_deploy.train.engine.out_of_memory import what_to_lower
 from cpsl_deploy.train.memory_bank import MemoryBank
-from cpsl_deploy.train.out_of_memory import what_to_lower
-from cpsl_deploy.train.peak_memory import PeakMemory
-from cpsl_deploy.train.plan import scored_images
-from cpsl_deploy.train.plan_table import plan_text, size
-from cpsl_deploy.train.planned import Work
-from cpsl_deploy.train.published_sets import PUBLISHED
-from cpsl_deploy.train.rehearsal import (
+from cpsl_deploy.train.planning.peak_memory import PeakMemory
+from cpsl_deploy.train.planning.plan import scored_images
+from cpsl_deploy.train.planning.planned import Work
+from cpsl_deploy.train.planning.published_sets import PUBLISHED
+from cpsl_deploy.train.planning.rehearsal import (
     MOST_STEPS,
     STAGE_S,
     Measured,
@@ -37,6 +36,7 @@ from cpsl_deploy.train.rehearsal import (
     shrunk,
     tensor_bytes,
 )
+from cpsl_deploy.train.planning.table import plan_text, size
 from cpsl_deploy.train.samples import WorkingImages
 from cpsl_deploy.train.warm_up import WarmUp
 
@@ -59,7 +59,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cpsl_deploy.train.rehearsal.MOST_STEPS", 2)
+    monkeypatch.setattr("cpsl_deploy.train.planning.rehearsal.MOST_STEPS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_plan_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_steps_are_measured_less_often(
     seconds: float, measured: int, warmed_up: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpsl_deploy.train.rehearsal.MOST_STEPS", MOST_STEPS)
+    monkeypatch.setattr("cpsl_deploy.train.planning.rehearsal.MOST_STEPS", MOST_STEPS)
     taken = []
 
     def step(iteration: int) -> float:

@@ -14,8 +14,8 @@ from torch import nn
 from two_processes import in_two_processes
 
 from cpsl_deploy.errors import TrainingError, UnavailableError
-from cpsl_deploy.train import processes as procs
-from cpsl_deploy.train.evaluation import evaluate
+from cpsl_deploy.train.engine import processes as procs
+from cpsl_deploy.train.evaluation.network_score import evaluate
 from cpsl_deploy.train.models import Segmenter, SegmenterOutput
 from cpsl_deploy.train.samples import WorkingImages
 from cpsl_deploy.train.target_statistics import SoftLabels, TargetSummary, summarise_target

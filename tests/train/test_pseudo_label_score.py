@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from tiny_training import CLASSES, Pictures, streets
 
 from cpsl_deploy.classes import IGNORE
-from cpsl_deploy.train.pseudo_label_score import PseudoLabelScore, score_pseudo_labels
+from cpsl_deploy.train.evaluation.pseudo_label_score import PseudoLabelScore, score_pseudo_labels
 
 CPU = torch.device("cpu")
 

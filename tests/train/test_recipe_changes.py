@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from cpsl_deploy.errors import RecipeError
+from cpsl_deploy.train.engine.recipe_changes import require_resumable
 from cpsl_deploy.train.recipe import Recipe, load_recipe, to_toml
-from cpsl_deploy.train.recipe_changes import require_resumable
 
 DONE = ("source_only", "warm_up")
 

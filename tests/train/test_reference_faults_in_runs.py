@@ -19,10 +19,11 @@ from tiny_self_labelling import self_labelling, step
 from tiny_training import CLASSES, CROP, SIZE, TinySegmenter, streets, tiny_batch
 from torch import Tensor
 
-from cpsl_deploy.train import processes, recipe
+from cpsl_deploy.train import recipe
 from cpsl_deploy.train.adaptation import STAGES, Adaptation
 from cpsl_deploy.train.domains import Domains
-from cpsl_deploy.train.loop import SilentWatcher, Surroundings, train
+from cpsl_deploy.train.engine import processes
+from cpsl_deploy.train.engine.loop import SilentWatcher, Surroundings, train
 from cpsl_deploy.train.models import load_model
 from cpsl_deploy.train.models.registry import ARCHITECTURES
 from cpsl_deploy.train.recipe import Data, Recipe

@@ -12,11 +12,12 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 import torch
 from tiny_domains import write_domain, write_recipe
 
-from cpsl_deploy.train import checkpoint, load_recipe
+from cpsl_deploy.train import load_recipe
 from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.command import main
+from cpsl_deploy.train.engine import checkpoint
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models.weights import read_weights
-from cpsl_deploy.train.run_folder import RunFolder
 
 SHORT = [f"{stage}.iterations=2" for stage in STAGES] + ["compute.checkpoint_every=1"]
 

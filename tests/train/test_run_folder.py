@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch")
 
 from cpsl_deploy.errors import OutputError, RecipeError
+from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.recipe import Data, Recipe, load_recipe
-from cpsl_deploy.train.run_folder import RunFolder
 
 RECIPE = Recipe(name="tiny", data=Data(source_size=(64, 96), target_size=(64, 96), crop=(64, 64)))
 

@@ -15,16 +15,16 @@ from tiny_training import source_views, streets, target_views, tiny_network
 from torch import nn
 from two_processes import in_two_processes
 
-from cpsl_deploy.train import processes as procs
 from cpsl_deploy.train import recipe
 from cpsl_deploy.train.distillation import Distillation
-from cpsl_deploy.train.loop import SilentWatcher, Surroundings, train
-from cpsl_deploy.train.processes import Processes
+from cpsl_deploy.train.engine import processes as procs
+from cpsl_deploy.train.engine.loop import SilentWatcher, Surroundings, train
+from cpsl_deploy.train.engine.processes import Processes
+from cpsl_deploy.train.engine.synchronised import SynchronisedBatchNorm, SynchronisedDropout, synchronise
 from cpsl_deploy.train.samples import Batch
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
 from cpsl_deploy.train.stage import TrainingStage
-from cpsl_deploy.train.synchronised import SynchronisedBatchNorm, SynchronisedDropout, synchronise
 from cpsl_deploy.train.target_statistics import SoftLabels, TargetSummary
 from cpsl_deploy.train.warm_up import WarmUp
 

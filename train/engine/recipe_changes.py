@@ -8,7 +8,7 @@ from typing import Any
 
 from cpsl_deploy.errors import RecipeError
 
-from .recipe import Recipe, Stage
+from ..recipe import Recipe, Stage
 
 HARMLESS = ("name", "compute.workers", "compute.checkpoint_every", "compute.log_every", "data.cache_mib")
 """These change no weight of any stage."""

@@ -13,12 +13,12 @@ from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.errors import InputError
 
+from ..engine.run_folder import RunFolder
+from ..recipe import Recipe, load_recipe
 from .held_out import HeldOut
-from .recipe import Recipe, load_recipe
-from .run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from .domains import Domains
+    from ..domains import Domains
 
 STAGE_TITLES = {
     "source_only": "source-only",

@@ -27,8 +27,8 @@ from cpsl_deploy.files import (
     write_text,
 )
 
+from ..recipe import Recipe, load_recipe, to_toml
 from .checkpoint import Checkpoints
-from .recipe import Recipe, load_recipe, to_toml
 from .recipe_changes import require_resumable
 
 _log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from cpsl_deploy.classes import IGNORE, ClassSpace
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.overlay import blend
 
-from .evaluation import label_map
+from ..evaluation.network_score import label_map
+from ..models import Segmenter
+from ..samples import WorkingImages
 from .figures import DPI, FONT, new_figure, plain, save
-from .models import Segmenter
-from .samples import WorkingImages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.metrics import iou
 
-from .evaluation import sample_of
-from .processes import Processes, summed
-from .samples import WorkingImages
+from ..engine.processes import Processes, summed
+from ..samples import WorkingImages
+from .network_score import sample_of
 
 LabelImage = Callable[[Tensor, tuple[int, int]], Tensor]
 """A uint8 RGB image (1, 3, h, w) and a size -> its pseudo labels (1, *size) int64, IGNORE where none."""

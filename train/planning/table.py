@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from ..engine.progress import duration
 from .planned import Plan, Work
-from .progress import duration
 
 _HEADINGS = ("work", "network", "count", "batch", "size", "s each", "min", "max", "memory", "time")
 _WIDTH = 108

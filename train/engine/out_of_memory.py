@@ -10,7 +10,7 @@ import torch
 
 from cpsl_deploy.errors import TrainingError
 
-from . import recipe
+from .. import recipe
 
 _SIGNS = (
     "DefaultCPUAllocator",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cpsl_deploy.classes import IGNORE
 
-from .assignment import assignment_entropy, marginal_error
-from .processes import summed
+from ..assignment import assignment_entropy, marginal_error
+from ..engine.processes import summed
 
 
 class PseudoLabelTally(nn.Module):

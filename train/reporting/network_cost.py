@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models import build
+from ..models import build
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from cpsl_deploy.classes import ClassSpace, parse_class_space
 from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import InputError
 
-from .domains import Domains, join_domains
-from .recipe import Recipe
+from ..domains import Domains, join_domains
+from ..recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,24 +15,24 @@ import cpsl_deploy
 from cpsl_deploy.bench.machine import describe_machine
 from cpsl_deploy.files import write_text
 
+from ..engine.loop import Watcher
+from ..engine.run_folder import RunFolder
+from ..models import Segmenter, load_model
+from ..recipe import Recipe
+from .choice_section import checkpoint_choice, teacher_and_student
 from .class_bars import write_per_class
 from .class_plots import has_pseudo_labels, write_pseudo_labels
+from .classes_section import why_classes_were_lost
 from .figures import require_matplotlib
 from .held_out import CLIP, compare_held_out
-from .loop import Watcher
+from .held_out_section import on_held_out_seconds
 from .markdown import duration, escaped, percent, picture, table
-from .models import Segmenter, load_model
 from .pictures import write_before_after
 from .plots import write_curves, write_iou_curves
-from .recipe import Recipe
-from .report_choice import checkpoint_choice, teacher_and_student
-from .report_classes import why_classes_were_lost
-from .report_held_out import on_held_out_seconds
-from .run_folder import RunFolder
 from .run_summary import STAGE_TITLES, Result, RunSummary, group_title, points_text, read_run, share_text
 
 if TYPE_CHECKING:
-    from .domains import Domains
+    from ..domains import Domains
 
 CURVES, IOU_CURVES = "curves.png", "iou_curves.png"
 PER_CLASS, BEFORE_AFTER = "per_class.png", "before_after.png"

@@ -17,19 +17,19 @@ from cpsl_deploy.bench.machine import Machine, describe_machine
 from cpsl_deploy.classes import ClassSpace, parse_class_space
 from cpsl_deploy.errors import InputError, UnavailableError
 
-from . import processes as procs
-from .adaptation import STAGES
-from .domains import Domains
-from .entry import chosen_recipe, default_output, recipe_for
-from .loop import SilentWatcher, Watcher, evaluated
-from .out_of_memory import OutOfMemory
-from .places import Place, introduce, open_domains
+from ..adaptation import STAGES
+from ..domains import Domains
+from ..engine import processes as procs
+from ..engine.loop import SilentWatcher, Watcher, evaluated
+from ..engine.out_of_memory import OutOfMemory
+from ..entry import chosen_recipe, default_output, recipe_for
+from ..evaluation.scoring import CURVE_IMAGES
+from ..places import Place, introduce, open_domains
+from ..recipe import Recipe
+from ..target_statistics import PROTOTYPE_IMAGES
 from .planned import Disk, Plan, Work
 from .published_sets import Counts, published_sets, stand_ins
-from .recipe import Recipe
 from .rehearsal import IMAGES, Rehearsal, StageRehearsal, cache_bytes, freed, shrinking, shrunk
-from .scoring import CURVE_IMAGES
-from .target_statistics import PROTOTYPE_IMAGES
 
 FEWER_IMAGES = 2
 """Of each side, where one takes seconds."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .domains import Domains
-from .evaluation import Score, evaluate
-from .models import Segmenter
-from .precision import autocast
-from .processes import Processes
+from ..domains import Domains
+from ..engine.precision import autocast
+from ..engine.processes import Processes
+from ..engine.run_folder import RunFolder
+from ..models import Segmenter
+from ..recipe import Recipe
+from ..self_labelling import SelfLabelling
+from ..stage import TrainingStage
+from .network_score import Score, evaluate
 from .pseudo_label_score import score_pseudo_labels
-from .recipe import Recipe
-from .run_folder import RunFolder
-from .self_labelling import SelfLabelling
-from .stage import TrainingStage
 
 CURVE_IMAGES = 24
 """That the curves over training time are scored on; the ends of stages are scored on all images, too."""

@@ -20,12 +20,12 @@ from cpsl_deploy.media import CODECS, check_codec, video_info, video_writer
 from cpsl_deploy.metrics import confusion_matrix
 from cpsl_deploy.overlay import shares
 
+from ..engine.loop import SilentWatcher, Watcher
+from ..evaluation.network_score import label_map
+from ..models import Segmenter
+from ..samples import Size, working_size
 from .clip_frame import ClipFrame
-from .evaluation import label_map
 from .flicker import Flicker, Movement
-from .loop import SilentWatcher, Watcher
-from .models import Segmenter
-from .samples import Size, working_size
 
 CLIP = "before_after.mp4"
 CLIP_SECONDS, CLIP_FRAMES, MOST_FPS = 20.0, 250, 30.0

@@ -10,11 +10,11 @@ import torch
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
 
-from .models import Segmenter
-from .processes import Processes, summed
-from .samples import WorkingImages
-from .stage import predict, upsampled
-from .target_statistics import Progress
+from ..engine.processes import Processes, summed
+from ..models import Segmenter
+from ..samples import WorkingImages
+from ..stage import predict, upsampled
+from ..target_statistics import Progress
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,15 @@ from torch import nn
 
 from cpsl_deploy.errors import ModelFileError, TrainingError
 
-from . import recipe
+from .. import recipe
+from ..samples import Batch
+from ..stage import TrainingStage, learning_rate_factor
 from .checkpoint import Checkpoints
 from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
 from .out_of_memory import resuming, step_in_words, told_what_to_lower, what_to_lower
 from .precision import autocast, keep_depthwise_in_fp32
 from .processes import Processes, any_process, mean_over_processes, of_all
-from .samples import Batch
-from .stage import TrainingStage, learning_rate_factor
 from .synchronised import synchronise
 
 _log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 
 from cpsl_deploy.bench.machine import Machine
 
+from ..recipe import Recipe
 from .published_sets import Counts
-from .recipe import Recipe
 from .rehearsal import Measured
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .samples import Batch
+from ..samples import Batch
 
 LARGEST = 1e4
 """A finite loss term above this has exploded: the cross entropy of a network that knows nothing of 19 classes

@@ -20,18 +20,18 @@ from torch import Tensor
 
 from cpsl_deploy.data import Dataset
 
-from .adaptation import Adaptation
-from .domains import Domains
-from .loop import Loop, MakeBatch, SilentWatcher, Surroundings, prefetched
-from .memory_bank import MemoryBank
-from .models import Segmenter, build
-from .out_of_memory import told_what_to_lower, what_to_lower
+from ..adaptation import Adaptation
+from ..domains import Domains
+from ..engine.loop import Loop, MakeBatch, SilentWatcher, Surroundings, prefetched
+from ..engine.out_of_memory import told_what_to_lower, what_to_lower
+from ..memory_bank import MemoryBank
+from ..models import Segmenter, build
+from ..recipe import Recipe
+from ..samples import WorkingImages, class_shares, working_size
+from ..self_labelling import SelfLabelling
+from ..stage import TrainingStage, predict
+from ..target_statistics import TargetSummary
 from .peak_memory import PeakMemory
-from .recipe import Recipe
-from .samples import WorkingImages, class_shares, working_size
-from .self_labelling import SelfLabelling
-from .stage import TrainingStage, predict
-from .target_statistics import TargetSummary
 
 T = TypeVar("T")
 

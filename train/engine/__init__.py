@@ -1,0 +1,1 @@
+"""Steps run safely: loop, checkpoints, several processes, precision, memory, the run folder, progress."""

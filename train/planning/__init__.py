@@ -1,0 +1,1 @@
+"""What an adaptation will take, found out by a rehearsal before anything long starts."""
