@@ -138,35 +138,41 @@ class SelfLabelling(TrainingStage):
     @torch.no_grad()
     def teach(self, target: TargetBatch) -> TeacherView:
         """Teacher's features, prototype assignment and rectified probabilities of the weak views."""
-        s = self.settings
         output = predict(self.teacher.network, target.weak)
         stride_size = (output.logits.shape[2], output.logits.shape[3])
-        assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
-        if s.online_soft_labels:
-            soft = output.logits.softmax(dim=1)
-        else:
-            soft = self.soft_labels.views(target, target.weak_to_image, stride_size)
-        rectified = _normalised(soft * assignment if s.rectify else soft)
-        if s.align_pseudo_labels:
-            rectified = self.aligned(rectified, target.weak_inside(stride_size))
-        return TeacherView(output, assignment, rectified)
+        fixed = None
+        if not self.settings.online_soft_labels:
+            fixed = self.soft_labels.views(target, target.weak_to_image, stride_size)
+        seen = self.rectify(output, fixed)
+        if self.settings.align_pseudo_labels:
+            inside = target.weak_inside(stride_size)
+            seen = seen._replace(rectified=self.aligned(seen.rectified, inside))
+        return seen
 
     @torch.no_grad()
     def label_image(self, image: Tensor, size: tuple[int, int], warm_up: Segmenter | None) -> Tensor:
         """Pseudo labels (1, *size) that a whole image (1, 3, h, w) would get now: for evaluation, and nothing
         of the stage changes. ``warm_up`` gives the fixed soft label; None: the teacher, as online ones are.
         """
-        s = self.settings
         with in_eval_mode(self.teacher.network):
             output = predict(self.teacher.network, image)
-        soft = (output if warm_up is None else predict(warm_up, image)).logits.softmax(dim=1)
-        assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
-        rectified = _normalised(soft * assignment if s.rectify else soft)
-        if s.align_pseudo_labels:
+        fixed = None if warm_up is None else predict(warm_up, image).logits.softmax(dim=1)
+        rectified = self.rectify(output, fixed).rectified
+        if self.settings.align_pseudo_labels:
             rectified = self.scaled(rectified)
-        full = F.interpolate(rectified, size=size, mode="bilinear", align_corners=False)
-        everywhere = full.new_ones(len(full), *size, dtype=torch.bool)
-        return rectified_pseudo_label(full, torch.ones_like(full), everywhere, s.threshold)[0]
+        return self.hard_labels(rectified, torch.ones(1, *size, dtype=torch.bool, device=image.device))[0]
+
+    def rectify(self, output: SegmenterOutput, fixed: Tensor | None) -> TeacherView:
+        """What the teacher's output says by the soft labels ``fixed`` (N, C, h, w); None: its own."""
+        s = self.settings
+        soft = output.logits.softmax(dim=1) if fixed is None else fixed
+        assignment = (cosine_scores(output.features, self.teacher.prototypes) / s.temperature).softmax(dim=1)
+        return TeacherView(output, assignment, _normalised(soft * assignment if s.rectify else soft))
+
+    def hard_labels(self, rectified: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo labels at the size of ``valid`` (N, H, W) bool and their confidence, both (N, H, W)."""
+        full = F.interpolate(rectified, size=valid.shape[1:], mode="bilinear", align_corners=False)
+        return rectified_pseudo_label(full, torch.ones_like(full), valid, self.settings.threshold)
 
     def aligned(self, probabilities: Tensor, inside: Tensor) -> Tensor:
         """Probabilities (N, C, h, w) whose running mean over pixels ``inside`` (N, h, w) is the prior's."""
@@ -186,10 +192,7 @@ class SelfLabelling(TrainingStage):
         maps = torch.cat([seen.rectified, seen.assignment], dim=1)
         maps, _ = warp_maps(maps, target.strong_to_weak, crop, crop)
         rectified, assignment = maps.chunk(2, dim=1)
-        full = F.interpolate(rectified, size=crop, mode="bilinear", align_corners=False)
-        labels, confidence = rectified_pseudo_label(
-            full, torch.ones_like(full), target.valid, self.settings.threshold
-        )
+        labels, confidence = self.hard_labels(rectified, target.valid)
         if self.settings.prior_momentum:
             self.follow(labels)
         self.tally.see(labels, confidence)
