@@ -16,6 +16,7 @@ from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.spec import ModelSpec
 
 from . import recipe as recipes
+from .batches import Batches, own_share, plain_crops, source_views, target_views
 from .class_weights import class_weights
 from .distillation import Distillation
 from .domains import Domains
@@ -29,11 +30,10 @@ from .evaluation.scoring import Scoring
 from .models import Segmenter, build, load_model, save_model
 from .recipe import Recipe
 from .reference_arithmetic import OURS, REFERENCE
-from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages, class_shares
+from .samples import WorkingImages, class_shares
 from .self_labelling import SelfLabelling, require_classifier_bias
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
-from .style import restyler
 from .target_statistics import (
     SoftLabels,
     TargetSummary,
@@ -204,14 +204,7 @@ class Adaptation:
         """A network at its start; a pretrained one is calibrated on a few source images."""
         network = self.build_network(architecture, init)
         if init:
-            views = SourceViews(
-                images=self.source,
-                sampler=Sampler(len(self.source), self.recipe.seed),
-                crop=self.recipe.data.crop,
-                geometric=Geometric(scale=(1, 1), flip=False),
-                photometric=Photometric(),
-            )
-            images = views.batch([self.recipe.seed], range(CALIBRATION_IMAGES)).images
+            images = plain_crops(self.source, self.recipe, CALIBRATION_IMAGES)
             network.calibrate(normalised(images, network))
         return network
 
@@ -278,39 +271,22 @@ class Adaptation:
         """
         recipe, settings = self.recipe, stage.settings
         labelled = labelled or self.source
-        temperature = recipe.data.rare_class_temperature
-        source = SourceViews(
-            images=labelled,
-            sampler=Sampler(
-                len(labelled),
-                recipe.seed,
-                pixels=self.class_pixels(labelled) if temperature > 0 else None,
-                temperature=temperature,
+        rare = recipe.data.rare_class_temperature > 0
+        return Batches(
+            source=source_views(
+                labelled,
+                recipe,
+                settings,
+                pixels=self.class_pixels(labelled) if rare else None,
+                styles=self.target if restyle else None,
             ),
-            crop=recipe.data.crop,
-            geometric=settings.weak,
-            photometric=settings.photometric,
-            restyle=restyler(self.target) if restyle and recipe.data.style == "reinhard" else None,
+            target=target_views(self.target, recipe, settings, strong_geometric, strong_photometric)
+            if stage.needs_target
+            else None,
+            seed=[recipe.seed, STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)],
+            processes=self.processes,
+            share=own_share(settings.batch, self.processes, recipe.compute.accumulate),
         )
-        target = TargetViews(
-            images=self.target,
-            sampler=Sampler(len(self.target), recipe.seed + 1),
-            crop=recipe.data.crop,
-            weak=settings.weak,
-            strong_geometric=strong_geometric or Geometric(scale=(1, 1), flip=False),
-            strong_photometric=strong_photometric or Photometric(),
-        )
-        share = self._share(settings.batch)
-        seed = [recipe.seed, STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)]
-
-        def make(micro: int) -> Batch:
-            first = (micro * self.processes.world + self.processes.rank) * share
-            positions = range(first, first + share)
-            return Batch(
-                source.batch(seed, positions), target.batch(seed, positions) if stage.needs_target else None
-            )
-
-        return make
 
     def class_pixels(self, labelled: WorkingImages) -> np.ndarray:
         """(n, C): read once for each labelled set."""
@@ -326,7 +302,7 @@ class Adaptation:
                 "Use bf16 or fp32 (--precision)."
             )
         for stage in STAGES:
-            self._share(getattr(self.recipe, stage).batch)
+            own_share(getattr(self.recipe, stage).batch, self.processes, self.recipe.compute.accumulate)
 
     def _check_starts(self) -> None:
         """Raises ModelFileError or RecipeError if a network or the weights it starts from are not usable:
@@ -337,16 +313,6 @@ class Adaptation:
             network = self.build_network(architecture, init)
             if architecture == model.teacher and self.recipe.self_labelling.align_classifier:
                 require_classifier_bias(network)
-
-    def _share(self, batch: int) -> int:
-        """Crops of each domain per process and accumulation step."""
-        parts = self.processes.world * self.recipe.compute.accumulate
-        if batch % parts:
-            raise recipes.RecipeError(
-                "a batch is divided evenly over processes and accumulation steps; "
-                f"{batch} is not divisible by {parts}"
-            )
-        return batch // parts
 
     def train(self, stage: TrainingStage, batches: MakeBatch) -> None:
         """Train a stage, score it, write its model."""
