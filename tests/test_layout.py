@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +100,14 @@ def test_the_check_sees_no_more_than_that(source: str) -> None:
 def test_the_packages_are_named_as_they_are_imported() -> None:
     assert package_of(ROOT / "train" / "models" / "base.py") == "cpsl_deploy.train.models"
     assert package_of(ROOT / "cpsl_deploy" / "data" / "open.py") == "cpsl_deploy.data"
+
+
+def test_the_map_of_train_names_everything_in_it() -> None:
+    there = {
+        path.stem for path in (ROOT / "train").iterdir() if path.suffix == ".py" and path.stem != "__init__"
+    }
+    there |= {f"{path.parent.name}/" for path in (ROOT / "train").glob("*/__init__.py")}
+    text = ast.get_docstring(ast.parse((ROOT / "train" / "__init__.py").read_text(encoding="utf-8")))
+    assert text is not None
+    named = set(re.findall(r"``([a-z_]+/?)``", text.partition("Where things are")[2]))
+    assert named - {"adapt"} == there

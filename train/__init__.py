@@ -7,6 +7,28 @@ run.model  # the network to deploy
 
 The method's terms are functions of their own, for other training loops and for comparisons: ``sinkhorn``,
 ``self_labelling_loss``, ``prototype_assignment``, ``symmetric_cross_entropy`` and the others of ``__all__``.
+
+Where things are, in the order of the method:
+
+- ``adaptation``: the five stages one after another. ``stage``: what they share. ``recipe``: every number
+- ``source_only``; ``warm_up`` with ``adversarial``: the networks that stage 1 starts from
+- ``target_statistics``: soft labels, ``prototypes`` and ``class_prior`` of the target, before stage 1
+- ``self_labelling``: stage 1, its step and its terms. Segmentation: ``pseudo_label``,
+  ``symmetric_cross_entropy``. Self-labelling: ``assignment``, ``memory_bank``, ``self_labelling_loss``.
+  Consistency: ``kl_divergence``. Pixel contrast: ``pixel_contrast``. The momentum teacher: ``ema_teacher``
+- ``distillation``: stages 2 and 3
+- what the stages are shown: ``batches`` of ``samples`` in ``views``; options are ``mixing``, ``style``,
+  ``class_weights``
+- ``reference_arithmetic``: where the authors' code computes something else, and a switch back to it
+- ``models/``: the networks
+
+What a run needs beside the method:
+
+- ``command``, ``entry``: ``cpsl-adapt`` and ``adapt``. ``places``, ``domains``: both sides, opened and joined
+- ``engine/``: steps run safely: loop, checkpoints, processes, precision, memory, the run folder
+- ``evaluation/``: what is measured and never learnt from
+- ``planning/``: what a run will take, before it starts
+- ``reporting/``: the report, its plots, pictures and clip
 """
 
 from __future__ import annotations
