@@ -21,7 +21,7 @@ from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models.weights import read_weights
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 CHANGES = {
     "log_every = 1": "log_every = 3\ncheckpoint_every = 2",
     "bank = 128": 'bank = 72\nmixing = "classmix"\nstudent_features = true\nalign_pseudo_labels = true',
