@@ -26,7 +26,7 @@ SOURCES = {"cpsl_deploy": "cpsl_deploy", "train": "cpsl_deploy/train", "export":
 
 TOP_LEVEL = {
     ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "benchmarks", "constraints.txt",
-    "cpsl_deploy", "export", "pyproject.toml", "tests", "train",
+    "cpsl_deploy", "docs", "export", "pyproject.toml", "tests", "train",
 }  # fmt: skip
 
 COMMANDS = ("cpsl-adapt", "cpsl-bench", "cpsl-check", "cpsl-demo", "cpsl-export", "cpsl-run")

@@ -1,4 +1,4 @@
-"""What README.md and benchmarks/README.md name exists: commands, options, paths, defaults, snippets."""
+"""What README.md, benchmarks/README.md and docs/method.md name exists: commands, paths, values, snippets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from cpsl_deploy.errors import CpslError
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "benchmarks/README.md")
+METHOD = "docs/method.md"
+DOCUMENTS = ("README.md", "benchmarks/README.md", METHOD)
 TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXT["README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -172,7 +173,7 @@ def test_settings_given_are_accepted():
     from cpsl_deploy.train.recipe import load_recipe, parse_override
 
     given = [words[i + 1] for words in LINES for i, word in enumerate(words[:-1]) if word == "--set"]
-    given += re.findall(r"`--set (\S+=\S+)`", README)
+    given += [found for text in TEXT.values() for found in re.findall(r"`--set (\S+=\S+)`", text)]
 
     assert len(given) >= 4
     for text in given:
@@ -183,9 +184,9 @@ def test_defaults_are_the_recipe_s():
     from cpsl_deploy.train.recipe import Data, Recipe
 
     recipe = Recipe(name="any", data=Data(source_size=(64, 64), target_size=(64, 64), crop=(64, 64)))
-    told = re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+) = ([^`]+)`", prose("README.md"))
+    told = re.findall(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)+) = ([^`]+)`", prose(METHOD))
 
-    assert len(told) >= 15
+    assert len(told) >= 30
     for key, value in told:
         default = recipe
         for part in key.split("."):
@@ -197,7 +198,7 @@ def test_recipes_said_to_leave_terms_out_do():
     from cpsl_deploy.train.recipe import load_recipe
 
     said = "leave out two of the paper's terms, the\nreverse cross entropy and the consistency between views"
-    assert said in README
+    assert said in TEXT[METHOD]
     for name in ("demo", "own"):
         recipe, published = load_recipe(name), load_recipe("gta5-cityscapes")
         assert recipe.self_labelling.symmetric_beta == recipe.self_labelling.consistency_weight == 0
@@ -362,8 +363,9 @@ def test_runtime_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_results_have_their_places():
-    for name in ("demo", "real"):
-        inside = re.search(rf"<!-- results:{name} -->\n(.+?)\n<!-- /results:{name} -->", README, re.DOTALL)
+    for document, name in (("README.md", "demo"), ("README.md", "real"), (METHOD, "ablation")):
+        marked = rf"<!-- results:{name} -->\n(.+?)\n<!-- /results:{name} -->"
+        inside = re.search(marked, TEXT[document], re.DOTALL)
         assert inside is not None and inside[1].strip(), name
 
 
