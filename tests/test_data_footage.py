@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -159,6 +160,19 @@ def test_what_is_held_out_is_never_trained_on_nor_its_neighbourhood(
     assert not set(train.names) & set(held_out.names)
     within = [inside(times(held_out), span.start_s, span.end_s + 1e-3) for span in footage.held_out]
     assert sum(within) == len(held_out)
+
+
+@pytest.mark.parametrize(("until", "span"), [(28, (26.5, 29.5)), (35, (19.5, 22.5))])
+def test_a_picture_that_held_out_seconds_show_is_not_trained_on(until: int, span: tuple) -> None:
+    """A car stands from 10 s on, traffic crosses at 20 s. Only the guard of the second span shows it."""
+    moments = [moment(at_s) for at_s in range(120)]
+    standing = [at_s for at_s in range(10, until) if at_s != 20]
+    for at_s in standing:
+        moments[at_s] = dataclasses.replace(moments[10], at_s=float(at_s))
+    choice = choose(moments, seconds=120, frames=1000, hold_out_s=None)
+    assert choice.spans[0] == pytest.approx(span) and choice.guard_s == 1.5
+    assert choice.dropped[10] == "guard" and not set(standing) & set(choice.train)
+    assert {9, *range(37, 48)} <= set(choice.train)
 
 
 def test_nothing_is_held_out_if_told_so(video: Path, cache: Path) -> None:

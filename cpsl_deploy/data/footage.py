@@ -33,7 +33,7 @@ HELD_OUT = "val"
 VIDEO_SPLITS = ("train", HELD_OUT)
 
 _MANIFEST = "frames.json"
-_VERSION = 2
+_VERSION = 3
 
 logger = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ REASONS = {
     "dark": "dark or blank",
     "blurred": "blurred or fading, against their neighbours in time",
     "duplicate": "nearly the same picture as the one before, as when standing",
-    "guard": "too close to the held-out seconds",
+    "guard": "too close to the held-out seconds, or showing what they show",
     "surplus": "good, and more than asked for",
 }
 """Why a moment is not used, by the word that the manifest has."""
@@ -124,15 +124,13 @@ def choose(moments: Sequence[Moment], *, seconds: float, frames: int, hold_out_s
         dropped |= dict.fromkeys((left[k] for k in find([moments[i] for i in left])), reason)
     left = [i for i in range(len(moments)) if i not in dropped]
     spans, guard_s = held_out_spans([moments[i].at_s for i in left], seconds, hold_out_s)
-    train, held_out = [], []
-    for i in left:
-        away = min((_distance(moments[i].at_s, span) for span in spans), default=np.inf)
-        if away <= 0:
-            held_out.append(i)
-        elif away < guard_s:
-            dropped[i] = "guard"
-        else:
-            train.append(i)
+    away = [min((_distance(moment.at_s, span) for span in spans), default=np.inf) for moment in moments]
+    held_out = [i for i in left if away[i] <= 0]
+    guarded = [i for i in range(len(moments)) if away[i] < guard_s and dropped.get(i) != "dark"]
+    free = [i for i in left if away[i] > 0 and away[i] >= guard_s]
+    shown = _shown_by([moments[i] for i in guarded], [moments[i] for i in free])
+    train = [i for i, is_shown in zip(free, shown, strict=True) if not is_shown]
+    dropped |= dict.fromkeys(set(left) - set(held_out) - set(train), "guard")
     chosen, shown = evenly(train, frames), evenly(held_out, HELD_OUT_PICTURES)
     dropped |= dict.fromkeys((set(train) - set(chosen)) | (set(held_out) - set(shown)), "surplus")
     return Choice(chosen, shown, dict(sorted(dropped.items())), spans, guard_s)
@@ -159,6 +157,20 @@ def _duplicates(moments: Sequence[Moment]) -> list[int]:
         else:
             kept = moment.thumbnail
     return found
+
+
+def _shown_by(others: Sequence[Moment], moments: Sequence[Moment]) -> list[bool]:
+    """Of each moment, whether any of the others shows the same.
+
+    Distance in time alone guards no car that stands: its last picture is the one it arrived with.
+    """
+    if not others:
+        return [False] * len(moments)
+    pictures = np.stack([_standardised(other.thumbnail) for other in others])
+    return [
+        bool(np.abs(pictures - _standardised(moment.thumbnail)).mean((1, 2)).min() < DUPLICATE)
+        for moment in moments
+    ]
 
 
 def held_out_spans(
