@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--plan",
     "plan_only",
     is_flag=True,
-    help="Measure some steps of every stage, say what the run will take, write nothing.",
+    help="Measure some steps of every stage, say what the run will take, begin none.",
 )
 @click.option("--check/--no-check", default=True, show_default=True, help="Look through the datasets first.")
 @click.pass_context

@@ -60,7 +60,9 @@ def plan(
     watcher: Watcher | None = None,
 ) -> Plan:
     """Measure a few real steps of every stage of the adaptation that ``adapt`` would run with the same
-    arguments, and say what the whole of it will take. Nothing is written to ``output`` or left elsewhere.
+    arguments, and say what the whole of it will take. Nothing is written to ``output``. All that is left
+    is what opening the data puts into the cache folder, where the run finds it: frames sampled from a video,
+    the demo's pictures. That is in no line.
 
     Without ``source`` and ``target``: for the recipes of published sets, whose sizes and numbers of images
     are known; random images stand in. Measures one process, about half a minute per stage at most.
@@ -91,7 +93,7 @@ def plan(
     watcher = watcher or SilentWatcher()
     space = parse_class_space(classes) if isinstance(classes, str) else classes
     machine = describe_machine()
-    with _nothing_written(), tempfile.TemporaryDirectory(prefix="cpsl-plan-") as temporary:
+    with _no_run_begun(), tempfile.TemporaryDirectory(prefix="cpsl-plan-") as temporary:
         folder = Path(temporary)
         notes: tuple[str, ...] = ()
         if source is None or target is None:
@@ -121,12 +123,12 @@ def plan(
 
 
 @contextlib.contextmanager
-def _nothing_written() -> Iterator[None]:
+def _no_run_begun() -> Iterator[None]:
     """An interruption says so."""
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("Nothing was written.") from None
+        raise KeyboardInterrupt("No run was begun.") from None
 
 
 def _counts(domains: Domains) -> Counts:
@@ -291,8 +293,8 @@ class _Rehearsed:
                 "more cores, more threads make them: --set compute.workers=N."
             )
         yield (
-            "Not in it: checking the data first, reading images that are then kept in memory, writing "
-            "checkpoints and the report."
+            "Not in it: sampling frames of a video, checking the data first, reading images that are then "
+            "kept in memory, writing checkpoints and the report."
         )
         if self.rehearsal.device.type == "cpu" and self.by == 1:
             yield "Memory is that of the whole process at its most, its libraries included."
@@ -306,8 +308,8 @@ class _Rehearsed:
 def scored_images(recipe: Recipe, stage: str, images: int) -> int:
     """How many images pass through the network to score a stage: see ``Scoring``."""
     settings, curve = getattr(recipe, stage), min(CURVE_IMAGES, images)
-    moments = len(evaluated(settings.iterations)) + 1  # the end is one, too
-    scored = images + (moments - (settings.iterations > 0)) * curve  # the network is not scored at the start
+    moments = len(evaluated(settings.iterations)) + 1  # the end is one, too: the start, of no iterations
+    scored = images + (moments - 1) * curve  # the network is not scored at the start
     if stage == "self_labelling":
         scored += moments * curve * (1 if settings.online_soft_labels else 2)
     return scored

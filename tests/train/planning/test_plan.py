@@ -9,16 +9,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from drives import drive, write_video
 from tiny_domains import write_domain, write_recipe
 
+from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import InputError, UnavailableError
 from cpsl_deploy.train import Plan, load_recipe, plan
 from cpsl_deploy.train import recipe as recipes
 from cpsl_deploy.train.adaptation import STAGES
+from cpsl_deploy.train.engine.loop import evaluated
 from cpsl_deploy.train.engine.out_of_memory import what_to_lower
 from cpsl_deploy.train.memory_bank import MemoryBank
 from cpsl_deploy.train.planning.peak_memory import PeakMemory
@@ -178,17 +182,33 @@ def test_a_stage_that_does_not_fit_is_named_with_what_to_lower(
     assert "does not fit" in plan_text(made)
 
 
+def interrupt(self: Rehearsal, name: str) -> None:
+    assert left(self.folder.path.parent.parent)  # the temporary folder
+    raise KeyboardInterrupt
+
+
+def test_a_plan_of_a_drive_leaves_its_frames_for_the_run(
+    places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Rehearsal, "rehearse", interrupt)
+    monkeypatch.setenv("CPSL_CACHE", str(tmp_path / "cache"))
+    source, _, recipe = places
+    video = write_video(tmp_path / "drive.avi", drive([("moving", 4)]))
+    with pytest.raises(KeyboardInterrupt, match=r"No run was begun\."):
+        plan(source, video, recipe=recipe, device="cpu")
+    assert sorted(left(tmp_path)) == ["cache", "drive.avi"]
+    monkeypatch.setattr(cv2, "VideoCapture", None)  # nothing is decoded again
+    assert len(open_dataset(video, "train")) >= 4
+
+
 def test_an_interrupted_plan_leaves_nothing_either(
     places: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: Rehearsal, name: str) -> None:
-        assert left(tmp_path)  # the temporary folder
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Rehearsal, "rehearse", interrupt)
     source, target, recipe = places
-    with pytest.raises(KeyboardInterrupt, match=r"Nothing was written\."):
+    with pytest.raises(KeyboardInterrupt, match=r"No run was begun\."):
         plan(source, target, recipe=recipe, device="cpu")
     assert left(tmp_path) == []
 
@@ -257,9 +277,11 @@ def test_a_step_takes_as_long_as_its_batch_if_that_is_longer() -> None:
 
 @pytest.mark.parametrize("iterations", [0, 1, 3, 4, 250, 400])
 def test_scored_images_are_those_the_loop_asks_for(iterations: int) -> None:
-    recipe = load_recipe("own", {"warm_up.iterations": iterations})
-    quarters = sum(1 for done in range(1, iterations) if done % max(1, iterations // 4) == 0)
-    assert scored_images(recipe, "warm_up", 100) == 100 + 24 * (1 + quarters)
+    recipe = load_recipe("own", {f"{name}.iterations": iterations for name in ("warm_up", "self_labelling")})
+    asked = [*evaluated(iterations), iterations]  # the loop on the way, the adaptation at the end
+    curve = 24 * sum(at > 0 for at in asked)
+    assert scored_images(recipe, "warm_up", 100) == 100 + curve
+    assert scored_images(recipe, "self_labelling", 100) == 100 + curve + 24 * len(asked)
     assert scored_images(recipe, "warm_up", 0) == 0
 
 
