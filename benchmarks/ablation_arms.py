@@ -88,6 +88,10 @@ class Plan:
             self.begins_after(arm)
         self._require_known(self.prior_of, "prior_of")
         for claim in self.claims:
+            if claim.kind not in CLAIM_KINDS:
+                raise RecipeError(
+                    f"a claim's kind is one of {', '.join(CLAIM_KINDS)}; {claim.text!r} has {claim.kind!r}."
+                )
             self._require_known(claim.arm, f"the claim {claim.text!r}")
             self._require_known(claim.over, f"the claim {claim.text!r}")
         for closure in self.closures:

@@ -151,8 +151,8 @@ def _tails(summary: dict[str, Any]) -> str:
 
 
 _COST = (
-    "Per arm what it trains itself; seconds with the scores on the way, since the last interruption; steps "
-    "per second from the median step. Means over the seeds."
+    "Per arm what it trains itself; seconds with the scores on the way, without what interruptions threw "
+    "away; steps per second from the median step. Means over the seeds."
 )
 
 

@@ -160,6 +160,7 @@ def test_an_arm_begins_after_the_nearest_arm_that_trained_the_stage_before(plan)
         ('kind = "remove"', 'kind = "subtract"', "kind is one of"),
         ('like = "source-only"', 'like = "warm-up"', "like itself"),
         ("goal = 0.85", "goul = 0.85", "goul"),
+        ('kind = "gain"', 'kind = "gian"', "a claim's kind is one of gain, tail; .* has 'gian'"),
     ],
 )
 def test_a_declaration_that_does_not_fit_together_is_refused(
@@ -193,8 +194,10 @@ def test_the_ladder_has_the_published_terms_and_nothing_else(pair: str, tmp_path
     for stage in ("self_labelling", "distillation_1", "distillation_2"):
         ours, theirs = (dataclasses.asdict(getattr(r, stage)) for r in (recipe, published))
         differing = {key for key in ours if ours[key] != theirs[key]} - schedule
-        # The published weight is divided by the number of classes, here ten.
-        assert differing == ({"consistency_weight"} if stage == "self_labelling" else set())
+        if stage == "self_labelling":  # the published weight is divided by the number of classes, here ten
+            assert differing == {"consistency_weight"}
+        else:  # hundreds of iterations are too few for a student that starts from its first weights
+            assert differing <= {"start"}
     sizes = {"source_size", "target_size", "crop", "cache_mib"}
     ours, theirs = (dataclasses.asdict(r.data) for r in (recipe, published))
     assert {key for key in ours if ours[key] != theirs[key]} <= sizes
