@@ -72,9 +72,11 @@ def write_results(
     measurement: Measurement, arms: Sequence[Arm], seeds: Sequence[int], command: str
 ) -> dict[str, Any]:
     """Summarise what is finished, as JSON, Markdown and pictures: of these units and of all others that were
-    ever begun in the folder. Returns the summary.
+    ever begun in the folder. Arms that change nothing on this pair are named, without figures. Returns the
+    summary.
     """
-    arms, seeds = _with_begun(measurement, arms, seeds)
+    begun, seeds = _with_begun(measurement, arms, seeds)
+    arms = measurement.without_no_ops(begun)
     results = collect(measurement, arms, seeds)
     plan, pair = measurement.plan, measurement.pair
     done = [(seed, name) for seed, of_seed in results.items() for name in of_seed]
@@ -88,6 +90,11 @@ def write_results(
         "recipe_name": recipe.name,
         "recipe": to_toml(_without_folders(recipe)),
         "circumstances": _circumstances(measurement, done),
+        "no_ops": [
+            {"arm": arm.name, "title": arm.title, "group": arm.group, "like": arm.like}
+            for arm in begun
+            if arm not in arms
+        ],
         **summarise(plan, arms, results, seeds, domains.classes.names, pair.large),
     }
     if done:
@@ -234,11 +241,12 @@ def main(
         device=device,
     )
     chosen = measurement.plan.with_prefixes(arms.split(","))
+    changing = measurement.without_no_ops(chosen)
     numbers = [int(seed) for seed in seeds.split(",")]
     command = _command(pair_name, init, seeds, arms, recipe, overrides)
     failed: dict[str, str] = {}
     if not report_only:
-        units = [Unit(seed, arm) for seed in numbers for arm in chosen]
+        units = [Unit(seed, arm) for seed in numbers for arm in changing]
         failed = measurement.run_all(units, lambda: write_results(measurement, chosen, numbers, command))
     summary = write_results(measurement, chosen, numbers, command)
     for line in findings(summary):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ablation_summary import points
 
+NOTHING = "changes nothing"
 SIGNS = {"ladder": "over the arm it is like", "add": "with the option", "remove": "without the option"}
 
 
@@ -20,6 +21,7 @@ def markdown(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     for group in summary["groups"]:
         if group["arms"]:
             parts += [f"## {group['title']}", _table(_group_rows(summary, group))]
+            parts += [_no_op(of) for of in summary["no_ops"] if of["group"] == group["name"]]
     parts += ["## Gap closure", _table(_closure_rows(summary))] if summary["closures"] else []
     parts += ["## Per class", "IoU in percent, mean over the seeds.", _table(_class_rows(summary))]
     parts += ["## Head and tail", _tails(summary)]
@@ -51,11 +53,14 @@ def verdict(kind: str, difference: dict[str, Any], seeds: int) -> str:
     values = [sign * value for value in difference["all"]["seeds"].values()]
     if len(values) < seeds:
         return f"measured with {len(values)} of {seeds} seeds"
+    if all(value == 0 for value in values):
+        return NOTHING
     if all(value > 0 for value in values):
         return "pays"
     if all(value < 0 for value in values):
         return "costs"
-    return "pays on the mean" if np.mean(values) > 0 else "costs on the mean"
+    mean = np.mean(values)
+    return "pays on the mean" if mean > 0 else "costs on the mean" if mean < 0 else "changes no mean"
 
 
 def _option_lines(summary: dict[str, Any], group: dict[str, Any]) -> Iterator[str]:
@@ -65,6 +70,9 @@ def _option_lines(summary: dict[str, Any], group: dict[str, Any]) -> Iterator[st
         if difference and difference["all"]["mean"] is not None:
             outcome = verdict(group["kind"], difference, len(summary["seeds"]))
             found.setdefault(outcome, []).append(summary["arms"][name]["title"])
+    for no_op in summary["no_ops"]:
+        if no_op["group"] == group["name"]:
+            found.setdefault(NOTHING, []).append(no_op["title"])
     if found:
         outcomes = "; ".join(f"{outcome}: {', '.join(titles)}" for outcome, titles in found.items())
         yield f"{group['title']}: {outcomes}."
@@ -114,6 +122,13 @@ def _group_rows(summary: dict[str, Any], group: dict[str, Any]) -> list[list[str
             cells.append(verdict(group["kind"], difference, len(summary["seeds"])) if difference else "")
         rows.append(cells)
     return rows
+
+
+def _no_op(arm: dict[str, Any]) -> str:
+    return (
+        f"{arm['title']} (`{arm['arm']}`): not measured, because it changes nothing here. On this pair "
+        f"`{arm['like']}` has the same settings."
+    )
 
 
 def _closure_rows(summary: dict[str, Any]) -> list[list[str]]:

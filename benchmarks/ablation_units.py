@@ -7,7 +7,7 @@ import datetime
 import functools
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,25 @@ class Measurement:
     def recipe(self, unit: Unit) -> Recipe:
         given = {**self.pair.overrides, **self.plan.overrides(unit.arm), **self.given, "seed": unit.seed}
         return load_recipe(self.base, given)
+
+    def without_no_ops(self, arms: Sequence[Arm]) -> list[Arm]:
+        """Those whose settings are not, on this pair, just those of the arm they are like: nothing would be
+        measured but the same training. One that another arm begins after stays.
+        """
+        begun = {before.name for arm in arms if (before := self.plan.begins_after(arm)) is not None}
+        return [arm for arm in arms if arm.name in begun or not self._changes_nothing(arm)]
+
+    def _changes_nothing(self, arm: Arm) -> bool:
+        if not (arm.like and arm.set):
+            return False
+        return self._settings_by_stage(arm) == self._settings_by_stage(self.plan.arms[arm.like])
+
+    def _settings_by_stage(self, arm: Arm) -> dict[str, Recipe]:
+        """What each stage up to an arm's last one is trained with, by that arm or those it begins after."""
+        before = self.plan.begins_after(arm)
+        earlier = self._settings_by_stage(before) if before is not None else {}
+        own = dict.fromkeys(arm.stages, self.recipe(Unit(0, arm)))
+        return {stage: earlier[stage] for stage in taken_over(arm)} | own
 
     def folder(self, seed: int, arm: str) -> RunFolder:
         return RunFolder(self.output / f"seed-{seed}" / arm)

@@ -21,7 +21,7 @@ import ablation
 from ablation_arms import read_plan
 from ablation_plot import write_plots
 from ablation_summary import summarise
-from ablation_text import findings, markdown
+from ablation_text import findings, markdown, verdict
 from ablation_units import Measurement, Unit
 from pairs import Pair, carla_camvid, claimed, demo
 from tiny_domains import write_domain, write_recipe
@@ -202,6 +202,47 @@ def test_the_ladder_has_the_published_terms_and_nothing_else(pair: str, tmp_path
     ours, theirs = (dataclasses.asdict(r.data) for r in (recipe, published))
     assert {key for key in ours if ours[key] != theirs[key]} <= sizes
     assert recipe.target_statistics == published.target_statistics
+
+
+def test_an_arm_that_changes_nothing_on_a_pair_is_not_run_and_it_is_said(
+    plan, tiny_pair: Pair, tmp_path: Path, summary: dict
+) -> None:
+    """Class weights are taken out of one pair's recipe, and the other's has none."""
+    declared = read_plan(ablation.DECLARATION)
+    arms = [declared.arms[name] for name in ("own-self-labelling", "minus-class-weights", "minus-reinhard")]
+    for pair, left in ((demo(tmp_path), {0, 2}), (carla_camvid(tmp_path, ""), {0, 1, 2})):
+        measurement = Measurement(declared, pair, tmp_path)
+        assert measurement.without_no_ops(arms) == [arms[i] for i in sorted(left)], pair.name
+
+    same = dataclasses.replace(plan.arms["minus-mixing"], set={"self_labelling.mixing": "cutmix"})
+    other = dataclasses.replace(plan, arms=plan.arms | {"minus-mixing": same})
+    measurement = Measurement(other, tiny_pair, tmp_path / "out")
+    assert measurement.without_no_ops([same, other.arms["minus-warm-up"]]) == [other.arms["minus-warm-up"]]
+    start = dataclasses.replace(same, stages=("warm_up", "self_labelling"))
+    after = dataclasses.replace(same, name="after", like="minus-mixing", stages=("distillation_1",))
+    other = dataclasses.replace(plan, arms=plan.arms | {"minus-mixing": start, "after": after})
+    measurement = Measurement(other, tiny_pair, tmp_path / "out")
+    assert measurement.without_no_ops([start]) == [], "the same from the warm-up on"
+    assert measurement.without_no_ops([start, after]) == [start, after], "something begins after it"
+
+    no_op = {"arm": "minus-owl", "title": "owls", "group": "options", "like": "alignment"}
+    told = summary | {"no_ops": [no_op]}
+    assert "Without: pays: mixing; changes nothing: owls." in findings(told)
+    assert "owls (`minus-owl`): not measured, because it changes nothing here." in markdown(told)
+
+
+@pytest.mark.parametrize(
+    ("values", "outcome"),
+    [
+        ((0.0, 0.0), "changes nothing"),
+        ((1.0, -1.0), "changes no mean"),
+        ((0.0, 1.0), "pays on the mean"),
+        ((0.0, -1.0), "costs on the mean"),
+        ((2.0, 1.0), "pays"),
+    ],
+)
+def test_what_an_option_does(values: tuple[float, float], outcome: str) -> None:
+    assert verdict("add", {"all": {"seeds": dict(enumerate(values))}}, 2) == outcome
 
 
 # ---- the work
@@ -411,6 +452,7 @@ def summary(plan) -> dict:
         "validation": "nothing",
         "recipe_name": "own",
         "circumstances": [],
+        "no_ops": [],
     }
 
 
@@ -470,7 +512,7 @@ def test_what_is_not_measured_yet_is_said(plan) -> None:
     assert scores["tail"]["mean"] is None and found["tail"] == {"0": None, "1": None}
     assert found["claims"][0]["sentence"] == "“rectification beats plain self-training” is not measured yet."
     full = found | {"pair": "p", "validation": "v", "prior_of": "a", "command": "c", "recipe_name": "own"}
-    assert "**Partial: 1 of 4 units are measured.**" in markdown(full | {"circumstances": []})
+    assert "**Partial: 1 of 4 units are measured.**" in markdown(full | {"circumstances": [], "no_ops": []})
 
 
 def test_the_command_refuses_what_a_pair_lacks(tmp_path: Path) -> None:
