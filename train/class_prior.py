@@ -6,6 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
+def kept_above(shares: Tensor, first: Tensor, floor: float) -> Tensor:
+    """Shares (C,) of which none is below ``floor`` (0 to 1) times its ``first`` one (C,). All sum to one.
+
+    The floors take ``floor`` of the whole; the rest goes to classes by what they have above theirs. With a
+    floor of 1 that is ``first`` itself.
+    """
+    above = (shares - floor * first).clamp(min=0)
+    return floor * first + (1 - floor) * above / above.sum().clamp(min=torch.finfo(above.dtype).tiny)
+
+
 class ClassPrior(nn.Module):
     """Counts labels and gives their shares.
 

@@ -13,6 +13,7 @@ from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import RecipeError
 
 from . import recipe
+from .class_prior import kept_above
 from .engine.processes import gathered, own_part, sample_generators, summed
 from .evaluation.diagnostics import PseudoLabelTally, SeenAssignment
 from .memory_bank import MemoryBank
@@ -204,9 +205,8 @@ class SelfLabelling(TrainingStage):
             torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior)
         )
         if counted.sum() > 0:
-            self.prior.lerp_(counted / counted.sum(), 1 - self.settings.prior_momentum)
-            self.prior.copy_(torch.maximum(self.prior, self.settings.prior_floor * self.first_prior))
-            self.prior.div_(self.prior.sum())
+            moved = self.prior.lerp(counted / counted.sum(), 1 - self.settings.prior_momentum)
+            self.prior.copy_(kept_above(moved, self.first_prior, self.settings.prior_floor))
 
     def mix(
         self, source: SourceBatch, images: Tensor, labels: Tensor, generator: torch.Generator

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cpsl_deploy.classes import IGNORE
-from cpsl_deploy.train.class_prior import ClassPrior
+from cpsl_deploy.train.class_prior import ClassPrior, kept_above
 
 
 def test_shares_are_counted_over_all_updates_without_ignored_pixels():
@@ -49,3 +49,23 @@ def test_a_soft_prior_counts_probabilities_and_a_hard_one_winners():
     hard.see(probabilities)
     torch.testing.assert_close(soft.shares(), torch.tensor([0.6, 0.3, 0.1]))
     assert hard.shares().tolist() == [1, 0, 0]
+
+
+def test_what_a_floor_takes_comes_from_what_others_have_above_theirs():
+    first = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    found = kept_above(torch.tensor([0.7, 0.3, 0.0, 0.0]), first, 0.5)
+    # Floors: 0.2, 0.15, 0.1, 0.05. Above them are 0.5 and 0.15, which share the other half.
+    torch.testing.assert_close(found, torch.tensor([0.2 + 0.5 * 50 / 65, 0.15 + 0.5 * 15 / 65, 0.1, 0.05]))
+    assert float(found.sum()) == pytest.approx(1)
+
+
+def test_shares_above_their_floors_stay():
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    torch.testing.assert_close(kept_above(shares, torch.tensor([0.2, 0.5, 0.3]), 0.6), shares)
+    torch.testing.assert_close(kept_above(shares, torch.tensor([0.0, 0.0, 1.0]), 0.0), shares)
+
+
+@pytest.mark.parametrize("shares", [[1.0, 0.0, 0.0], [0.21, 0.33, 0.46]])
+def test_with_a_floor_of_one_the_first_shares_stay_to_the_bit(shares: list[float]):
+    first = torch.tensor([0.21, 0.33, 0.46])
+    assert torch.equal(kept_above(torch.tensor(shares), first, 1.0), first)
