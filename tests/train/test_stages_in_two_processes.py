@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cpsl_deploy.train.engine import processes as procs
 from cpsl_deploy.train.engine.loop import SilentWatcher, Surroundings, train
 from cpsl_deploy.train.engine.processes import Processes
 from cpsl_deploy.train.engine.synchronised import SynchronisedBatchNorm, SynchronisedDropout, synchronise
+from cpsl_deploy.train.reference_arithmetic import OURS, REFERENCE, Arithmetic
 from cpsl_deploy.train.samples import Batch
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
@@ -51,7 +53,7 @@ def warm_up(folder: Path) -> TrainingStage:
     return WarmUp(recipe.WarmUp(adversarial_weight=1.0, **SHARED), network, target_statistics=True)
 
 
-def self_labelling(folder: Path) -> TrainingStage:
+def self_labelling(folder: Path, arithmetic: Arithmetic = OURS) -> TrainingStage:
     """With all on that looks across the batch; the bank is past its end after the third step."""
     prior = torch.tensor([0.5, 0.3, 0.2])
     summary = TargetSummary(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), prior, prior)
@@ -67,7 +69,14 @@ def self_labelling(folder: Path) -> TrainingStage:
         mixing="classmix",
         **SHARED,
     )
-    return SelfLabelling(settings, tiny_network(), summary, soft_labels(folder), target_statistics=False)
+    return SelfLabelling(
+        settings,
+        tiny_network(),
+        summary,
+        soft_labels(folder),
+        target_statistics=False,
+        arithmetic=arithmetic,
+    )
 
 
 def distillation(folder: Path) -> TrainingStage:
@@ -83,6 +92,7 @@ STAGES: dict[str, tuple[Callable[[Path], TrainingStage], int]] = {
     "warm_up": (warm_up, 1),
     "self_labelling": (self_labelling, 1),
     "self_labelling in two parts": (self_labelling, 2),
+    "self_labelling as the reference": (partial(self_labelling, arithmetic=REFERENCE), 1),
     "distillation": (distillation, 1),
 }
 """How a stage is made, and in how many parts it works off its batches."""

@@ -32,6 +32,8 @@ from .synchronised import synchronise
 
 _log = logging.getLogger(__name__)
 
+STEPS_BETWEEN_QUESTIONS = 10
+"""Of one process to the others, whether they were interrupted."""
 MakeBatch = Callable[[int], Batch]
 """The batch of this process for micro step i = iteration * accumulate + part."""
 
@@ -108,10 +110,10 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
     before the checkpoint included.
 
     Killed at any moment and called again, it ends in the same bits (on a CPU): all random choices of a step
-    follow from its number, and a checkpoint has everything else. Ctrl-C lets the step under way end, writes
-    a checkpoint and goes on as KeyboardInterrupt; a second one stops at once. Raises TrainingError if a loss
-    is not finite or explodes, or if a step does not fit into memory, ModelFileError if the checkpoint cannot
-    be read.
+    follow from its number, and a checkpoint has everything else. Ctrl-C lets the step under way end (of
+    several processes: up to ten), writes a checkpoint and goes on as KeyboardInterrupt; a second one stops at
+    once. Raises TrainingError if a loss is not finite or explodes, or if a step does not fit into memory,
+    ModelFileError if the checkpoint cannot be read.
     """
     loop = Loop(stage, around)
     compute, total = around.compute, stage.settings.iterations
@@ -130,7 +132,7 @@ def train(stage: TrainingStage, make_batch: MakeBatch, around: Surroundings) -> 
                 loop.step(iteration, batches)
             if done % compute.log_every == 0 or done == total:
                 loop.report(done)
-            is_interrupted = any_process(interrupted.is_set(), around.processes)
+            is_interrupted = loop.is_interrupted(done, interrupted.is_set())
             if is_interrupted or (done < total and done % compute.checkpoint_every == 0):
                 loop.save(done)
             if is_interrupted:
@@ -172,7 +174,7 @@ class Loop:
         self.stage, self.around, self.processes = stage, around, around.processes
         device = around.processes.device
         if self.processes.world > 1:
-            stage.network = synchronise(stage.network, device)
+            synchronise(stage, device)  # all of its networks: the student may not be alone in training mode
         stage.to(device)
         stage.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device.type == "cpu":
@@ -185,6 +187,8 @@ class Loop:
         self.checkpoints = Checkpoints(around.checkpoint)
         self.losses = LossWatch()
         self.reported = 0
+        self.is_kept = False
+        """Whether there is a checkpoint of this stage."""
         self.began = self.started = time.perf_counter()
         self.seconds_before = 0.0
         stage.train()
@@ -234,6 +238,16 @@ class Loop:
         self.stage.train()
         self.began += time.perf_counter() - began
 
+    def is_interrupted(self, done: int, here: bool) -> bool:
+        """Whether Ctrl-C has reached any process: the same answer in all of them.
+
+        Several ask each other seldom, because GPUs wait for the answer, but always at the stage's end.
+        """
+        if self.processes.world == 1:
+            return here
+        asks = done % STEPS_BETWEEN_QUESTIONS == 0 or done == self.stage.settings.iterations
+        return asks and any_process(here, self.processes)
+
     def seconds(self) -> float:
         """How long the stage has been trained, without what an interruption threw away."""
         return self.seconds_before + time.perf_counter() - self.started
@@ -244,7 +258,9 @@ class Loop:
         held = step_in_words(settings, around.compute, around.crop)
         return (
             f"training {self.stage.name}, iteration {iteration} ({held})",
-            what_to_lower(self.stage.name, settings, around.compute, self.processes.world),
+            what_to_lower(
+                self.stage.name, settings, around.compute, self.processes.world, is_kept=self.is_kept
+            ),
             resuming(around.checkpoint.with_name("recipe.toml")),
         )
 
@@ -282,8 +298,11 @@ class Loop:
         """Write a checkpoint. Raises TrainingError, keeping the last one, for bad losses or weights."""
         if self.reported < iteration:  # what is logged must not be in memory alone
             self.report(iteration)
-        if not self.processes.is_first:
-            return
+        if self.processes.is_first:
+            self._write_checkpoint(iteration)
+        self.is_kept = True
+
+    def _write_checkpoint(self, iteration: int) -> None:
         for key, value in self.stage.state_dict().items():
             if not torch.isfinite(value).all():
                 raise TrainingError(
@@ -322,5 +341,6 @@ class Loop:
                 "--resume; finished stages are kept."
             ) from error
         self.reported, self.seconds_before = state["iteration"], state.get("seconds", 0.0)
+        self.is_kept = True
         _log.info("%s continues at iteration %d", self.stage.name, state["iteration"])
         return state["iteration"]

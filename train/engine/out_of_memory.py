@@ -71,14 +71,19 @@ def step_in_words(settings: recipe.Stage, compute: recipe.Compute, crop: tuple[i
     return f"{settings.batch} crops{size} per domain{parts}, {compute.precision}"
 
 
-def what_to_lower(stage: str, settings: recipe.Stage, compute: recipe.Compute, world: int = 1) -> str:
-    """The recipe's values that a training step's memory hangs on, the cheapest to change first."""
+def what_to_lower(
+    stage: str, settings: recipe.Stage, compute: recipe.Compute, world: int = 1, *, is_kept: bool = False
+) -> str:
+    """The recipe's values that a training step's memory hangs on, the cheapest to change first.
+
+    ``is_kept``: there is a checkpoint of the stage to go on from, which a smaller bank would not fit.
+    """
     share = settings.batch // world
     parts = next((n for n in range(compute.accumulate + 1, share + 1) if share % n == 0), None)
     lower = [f"compute.accumulate = {parts} (the same batch in more parts)"] if parts else []
     if compute.precision == "fp32":
         lower.append('compute.precision = "bf16"')
     lower += ["a smaller data.crop", f"a smaller {stage}.batch"]
-    if isinstance(settings, recipe.SelfLabelling):
+    if isinstance(settings, recipe.SelfLabelling) and not is_kept:
         lower.append("a smaller self_labelling.bank")
     return f"{', '.join(lower[:-1])} or {lower[-1]}"

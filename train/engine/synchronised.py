@@ -18,7 +18,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def synchronise(network: Network, device: torch.device) -> Network:
-    """The network with its batch norms and dropouts replaced; its parameters stay the same tensors."""
+    """A module of several layers with its batch norms and dropouts replaced; its parameters stay the same
+    tensors.
+    """
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for parent in list(network.modules()):
@@ -97,6 +99,12 @@ class SynchronisedDropout(nn.Module):
         """x: (n, C, h, w), this process's part."""
         if not self.training:
             return x
-        drawn_for = x[:, :, :1, :1] if isinstance(self.dropout, nn.Dropout2d) else x
-        whole = torch.cat([drawn_for.detach()] * dist.get_world_size())
-        return x * own_part(self.dropout(torch.ones_like(whole)))
+        per_image = (1, 1) if isinstance(self.dropout, nn.Dropout2d) else x.shape[2:]
+        whole = torch.empty(
+            (len(x) * dist.get_world_size(), x.shape[1], *per_image),
+            dtype=x.dtype,
+            device=x.device,
+            # Masks are drawn in the order of memory.
+            memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last,
+        )
+        return x * own_part(self.dropout(whole.fill_(1)))

@@ -13,9 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tiny_training import tiny_batch, tiny_network
+from two_processes import in_two_processes
 
 from cpsl_deploy.errors import ModelFileError, TrainingError
 from cpsl_deploy.train import recipe
+from cpsl_deploy.train.engine import processes as procs
 from cpsl_deploy.train.engine.checkpoint import read_checkpoint
 from cpsl_deploy.train.engine.loop import Surroundings, interruptible, prefetched, step_seed, train
 from cpsl_deploy.train.engine.processes import Processes
@@ -269,6 +271,27 @@ def test_a_step_that_does_not_fit_says_what_to_lower(tmp_path: Path, error: Exce
     assert read_checkpoint(around.checkpoint)["iteration"] == 3
 
 
+def test_a_smaller_bank_is_advised_where_no_checkpoint_holds_the_bank(tmp_path: Path):
+    """Before the first checkpoint of the stage, but not after it, nor after going on from it."""
+
+    def advice(failing: int) -> str:
+        def upset(iteration: int) -> None:
+            if iteration == failing:
+                raise MemoryError
+
+        stage = Walk(9, upset=upset)
+        stage.settings = recipe.SelfLabelling(iterations=9, optimiser=OPTIMISER)
+        with pytest.raises(TrainingError, match="out of memory") as raised:
+            train(stage, Number, surroundings(tmp_path, checkpoint_every=3))
+        return str(raised.value)
+
+    assert "self_labelling.bank" in advice(failing=2)
+    for failing in (4, 0):
+        told = advice(failing)
+        assert "a smaller data.crop or a smaller walk.batch in" in told
+        assert "self_labelling.bank" not in told
+
+
 def test_an_error_that_is_not_of_memory_stays_what_it_is(tmp_path: Path):
     def upset(iteration: int) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -346,6 +369,31 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt, match="at once"):
         train(stage, Number, around)
     assert len(stage.seen) == 5 and not around.checkpoint.exists()
+
+
+def interrupt_one_of_two(folder: Path) -> None:
+    """One of two processes; Ctrl-C reaches the second alone."""
+    torch.set_num_threads(1)
+    with procs.joined("cpu") as me:
+        for iterations, pressed, stopped in ((25, 3, 10), (13, 11, 13)):
+            at = (1, pressed)
+            stage = Walk(iterations, lambda i, at=at: press_ctrl_c() if (me.rank, i) == at else None)
+            stage.settings = dataclasses.replace(stage.settings, optimiser=recipe.Optimiser(lr=1e-4))
+            for parameter in stage.network.parameters():  # the only one that a walk moves
+                parameter.requires_grad_(parameter is stage.network.classifier.weight)
+            around = dataclasses.replace(surroundings(folder / str(iterations)), processes=me)
+            with pytest.raises(KeyboardInterrupt, match=f"iteration {stopped}"):
+                train(stage, Number, around)
+            assert len(stage.seen) == stopped
+
+
+def test_ctrl_c_in_one_of_two_processes_stops_both_within_ten_steps(tmp_path: Path):
+    """Or at the end of the stage, where that is sooner."""
+    for iterations in (25, 13):
+        (tmp_path / str(iterations)).mkdir()
+    in_two_processes(__file__, "interrupt_one_of_two", tmp_path)
+    for iterations, stopped in ((25, 10), (13, 13)):
+        assert read_checkpoint(tmp_path / f"{iterations}/checkpoint.pt")["iteration"] == stopped
 
 
 def test_outside_the_main_thread_signals_are_left_alone():
