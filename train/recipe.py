@@ -200,7 +200,7 @@ class SelfLabelling(Stage):
     """Above 0 the prior follows the pseudo labels' class shares, by 1 - momentum per step."""
     prior_floor: float = 0.0
     """A prior that follows never falls below this part of its first estimate, class by class: pseudo labels
-    that forget a class would otherwise take its share away for good."""
+    that forget a class would otherwise take its share away for good. 1 is a prior that stays as it is."""
     align_pseudo_labels: bool = False
     """Scale pseudo labels by prior / running mean of what they give each class (distribution alignment,
     ReMixMatch, arXiv 1911.09785, section 3.1), so that the prior reaches them at once and not by way of the
@@ -313,8 +313,8 @@ class Recipe:
     (``train/reference_arithmetic.py``): features after dropout; a momentum teacher in training mode, whose
     prototypes alias the student's at the start; bank rows scored with prototypes that are not normalised, and
     labelled by other pixels; Sinkhorn on exponentials, which may overflow and then stops the run; consistency
-    and distillation over padding, too, divided by N * C * h * w, the latter on probabilities where logarithms
-    belong. The weight 5 belongs with it: ``self_labelling.consistency_weight=5``.
+    and distillation over padding, too, the latter on probabilities where logarithms belong and divided by
+    N * C * h * w. No weight has to be changed with it: ``self_labelling.consistency_weight`` stays 5 / C.
 
     Not brought back are faults that nobody can want to compare with: the strong view's geometry replayed on
     labels in another order; the bank's copying; options that crash when off, a schedule that fails past its

@@ -106,9 +106,13 @@ def reference_sinkhorn(
 
 
 def reference_consistency(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor) -> Tensor:
-    """KL over all pixels, padding or not, divided by N * C * h * w. Shapes as in ``kl_divergence``."""
+    """KL over all pixels, padding or not. Shapes as in ``kl_divergence``.
+
+    The authors divide by N * C * h * w and weigh with 5. Here it is N * h * w, so that
+    ``self_labelling.consistency_weight``, 5 / C, means the same with either arithmetic.
+    """
     del valid
-    return F.kl_div(student_log_probs, teacher_probs, reduction="none").mean()
+    return F.kl_div(student_log_probs, teacher_probs, reduction="none").sum(dim=1).mean()
 
 
 def reference_distillation(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor) -> Tensor:
