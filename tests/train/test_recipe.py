@@ -1,6 +1,7 @@
 """Recipes: read, overridden, written and read back; what breaks a rule is named by its full key."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -131,13 +132,35 @@ def test_the_recipe_paper_has_none_of_the_extras():
     assert recipe.self_labelling.prior_momentum == recipe.self_labelling.prior_smoothing == 0
 
 
-def test_the_recipe_paper_and_the_benchmark_s_agree_on_the_method():
-    """What differs is what paper.toml says: pixels per image, and the last student."""
-    paper, benchmark = load_recipe("paper"), load_recipe("gta5-cityscapes")
-    assert dataclasses.replace(paper.self_labelling, pixels_per_image=256) == benchmark.self_labelling
-    for stage in ("source_only", "warm_up", "distillation_1"):
-        assert getattr(paper, stage) == getattr(benchmark, stage), stage
+BENCHMARKS = {"gta5-cityscapes": 19, "synthia-cityscapes-16": 16, "synthia-cityscapes-13": 13}
+"""Recipes of published sets, and their classes."""
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_recipe_paper_and_the_benchmarks_agree_on_the_method(name: str):
+    """What differs is what paper.toml says, and the consistency's weight, which is per class."""
+    paper, benchmark = load_recipe("paper"), load_recipe(name)
+    weight = benchmark.self_labelling.consistency_weight
+    assert weight == pytest.approx(5 / BENCHMARKS[name], rel=2e-3)
+    told = {"pixels_per_image": 256, "consistency_weight": weight}
+    assert dataclasses.replace(paper.self_labelling, **told) == benchmark.self_labelling
+    for part in ("model", "source_only", "warm_up", "distillation_1", "distillation_2"):
+        assert getattr(paper, part) == getattr(benchmark, part), part
     assert paper.distillation_2 == paper.distillation_1
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_small_student_that_a_benchmark_s_header_offers(name: str):
+    """Its line trains the small network as its authors do, and changes nothing before the last stage."""
+    text = (recipes.RECIPE_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    header = text.partition("\n\n")[0].replace("\n#", "")
+    changed = dict(parse_override(found) for found in re.findall(r"--set (distillation_2\S+)", header))
+    (student,) = re.findall(r"--student (\w+)", header)
+    small, published = load_recipe(name, {"model.student": student, **changed}), load_recipe(name)
+    assert (small.model.student, small.distillation_2.batch) == ("ddrnet23_slim", 12)
+    assert small.distillation_2.optimiser == recipes.Optimiser(lr=1e-2, head_factor=1, weight_decay=5e-4)
+    same = {"model": published.model, "distillation_2": published.distillation_2}
+    assert dataclasses.replace(small, **same) == published
 
 
 def test_integers_are_accepted_for_numbers_and_become_floats(read):
