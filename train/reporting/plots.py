@@ -27,20 +27,18 @@ _TERM_COLOURS = {
 _OTHER_COLOURS = ("#7f7f7f", "#393b79", "#637939", "#8c6d31", "#843c39")
 _DIAGNOSTICS = {
     "assignment off the class prior\n(total variation: 0 exact, 1 worst)": {
-        "marginal_error": "",
         "marginal_error_features": "features",
         "marginal_error_logits": "logits",
         "marginal_error_features_before": "features, before",
         "marginal_error_logits_before": "logits, before",
     },
     "entropy of the assignment, nats": {
-        "assignment_entropy": "",
         "assignment_entropy_features": "features",
         "assignment_entropy_logits": "logits",
     },
     "confidence of the pseudo labels, %": {"confidence": ""},
 }
-"""Panel -> what self-labelling logs for it -> how its line is named. Early versions logged one assignment."""
+"""Panel -> what self-labelling logs for it -> how its line is named."""
 _IN_PERCENT = {"confidence"}
 _DIAGNOSTIC_COLOURS = {"features": "#1f77b4", "logits": "#d62728"}
 _DIAGNOSTIC_COLOUR = "#2ca02c"

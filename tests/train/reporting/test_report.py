@@ -49,6 +49,15 @@ PRIOR = [0.6, 0.395, 0.005]
 PICTURES = ("curves.png", "iou_curves.png", "per_class.png", "before_after.png")
 
 
+DIAGNOSTICS = {
+    "confidence": 0.9,
+    **{f"marginal_error_{kind}": 0.1 for kind in ("features", "logits")},
+    **{f"marginal_error_{kind}_before": 0.3 for kind in ("features", "logits")},
+    **{f"assignment_entropy_{kind}": 0.5 for kind in ("features", "logits")},
+}
+"""What self-labelling logs beside its losses, a number each."""
+
+
 def score(iou: list[float]) -> dict[str, Any]:
     return {"mean_iou": sum(iou) / len(iou), "pixel_accuracy": 0.8, "iou": iou}
 
@@ -66,7 +75,7 @@ def log_stage(folder: RunFolder, stage: str, *, scored: bool = True) -> None:
             "step_seconds": 0.1,
         }
         if stage == "self_labelling":
-            entry |= {"confidence": 0.9, "marginal_error": 0.1, "assignment_entropy": 0.5}
+            entry |= DIAGNOSTICS
         folder.log_metrics(entry)
     if scored:
         halfway = [value / 2 for value in IOU[stage]]
@@ -330,11 +339,7 @@ def test_losses_and_diagnostics_are_read_apart(reported: RunFolder, domains: Dom
     iterations, values = summary.losses("self_labelling")["target"]
     np.testing.assert_array_equal(iterations, range(5, 41, 5))
     np.testing.assert_allclose(values, 2.0 / iterations)
-    assert set(summary.diagnostics("self_labelling")) == {
-        "confidence",
-        "marginal_error",
-        "assignment_entropy",
-    }
+    assert set(summary.diagnostics("self_labelling")) == set(DIAGNOSTICS)
     assert not summary.diagnostics("warm_up")
 
 

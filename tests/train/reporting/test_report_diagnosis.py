@@ -138,7 +138,6 @@ def as_of_old(summary: RunSummary) -> RunSummary:
     new = ("prior", "pseudo_label", "marginal", "assignment")
     log = [
         {key: value for key, value in entry.items() if not key.startswith(new)}
-        | ({"marginal_error": 0.1, "assignment_entropy": 0.5} if "confidence" in entry else {})
         for entry in summary.log
         if "losses" in entry or (entry["iteration"] and entry["iteration"] < 40)
     ]
@@ -263,17 +262,18 @@ def test_the_picture_of_few_or_many_classes_without_labels(
     assert cv2.imread(str(tmp_path / "labels.png")).std() > 2
 
 
-def test_curves_show_both_assignments_and_those_of_old_runs(
+def test_curves_show_both_assignments_before_and_after_the_iterations(
     summary: RunSummary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = figures_of(monkeypatch, plots)
     write_curves(summary, tmp_path / "curves.png")
-    write_curves(as_of_old(summary), tmp_path / "curves.png")
-    names = [{text.get_text() for axes in figure.axes for text in axes.texts} for figure in saved]
-    assert {"features", "logits", "features, before", "logits, before"} <= names[0]
-    assert not any("features" in name for name in names[1])
-    titles = [{axes.get_title() for axes in figure.axes} for figure in saved]
-    assert titles[0] == titles[1], "the same panels"
+    (axes_of,) = (figure.axes for figure in saved)
+    panels = {axes.get_title(): {text.get_text() for text in axes.texts} for axes in axes_of}
+    (errors,) = (names for title, names in panels.items() if title.startswith("assignment off the class"))
+    assert errors == {"features", "logits", "features, before", "logits, before"}
+    assert panels["entropy of the assignment, nats"] == {"features", "logits"}
+    assert "confidence of the pseudo labels, %" in panels
+    assert not any("marginal" in title for title in panels), "none of its own"
 
 
 # ---- the choice of the network
