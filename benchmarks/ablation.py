@@ -26,11 +26,11 @@ from ablation_arms import Arm, read_plan
 from ablation_plot import write_plots
 from ablation_summary import summarise
 from ablation_text import findings, markdown
-from ablation_units import Measurement, Unit, revision
+from ablation_units import Measurement, Unit, revision, validation_of
 from pairs import Pair, carla_camvid, demo
 
 from cpsl_deploy.command_line import Command
-from cpsl_deploy.errors import DataError, InputError, RecipeError
+from cpsl_deploy.errors import InputError, RecipeError
 from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.engine.run_folder import RunFolder
@@ -81,6 +81,7 @@ def write_results(
     plan, pair = measurement.plan, measurement.pair
     done = [(seed, name) for seed, of_seed in results.items() for name in of_seed]
     domains = measurement.domains(seeds[0])
+    absent = {seed: measurement.absent(seed) for seed in seeds if results[seed]}
     recipe = measurement.recipe(Unit(seeds[0], arms[0]))
     summary = {
         "pair": pair.name,
@@ -95,7 +96,7 @@ def write_results(
             for arm in begun
             if arm not in arms
         ],
-        **summarise(plan, arms, results, seeds, domains.classes.names, pair.large),
+        **summarise(plan, arms, results, seeds, domains.classes.names, pair.large, absent),
     }
     if done:
         write_json(measurement.output / "ablation.json", summary)
@@ -105,9 +106,7 @@ def write_results(
 
 
 def _scored_on(domains: Domains) -> str:
-    validation = domains.validation
-    if validation is None:
-        raise DataError("an ablation scores networks, and the target has no labelled images.")
+    validation = validation_of(domains)
     return f"{len(validation)} images of {validation.name}, {validation.split}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,18 @@ def summarise(
     seeds: Sequence[int],
     classes: Sequence[str],
     large: Sequence[str] = (),
+    absent: Mapping[int, Collection[str]] | None = None,
 ) -> dict[str, Any]:
-    """Every figure of the report, in percent and points; what is not measured yet is None."""
+    """Every figure of the report, in percent and points; what is not measured yet is None.
+
+    ``absent``: by seed, the classes that the validation images do not show. They count nowhere, also where a
+    network sees them, which is an IoU of 0.
+    """
+    absent = absent or {}
     tails = {seed: _tail(plan, results.get(seed, {}), classes) for seed in seeds}
     scores = {
         arm.name: {
-            seed: _scores(arm, results[seed], classes, large, tails[seed])
+            seed: _scores(arm, results[seed], classes, large, tails[seed], absent.get(seed, ()))
             for seed in seeds
             if arm.name in results.get(seed, {})
         }
@@ -87,19 +93,9 @@ def _scores(
     classes: Sequence[str],
     large: Sequence[str],
     tail: dict[str, Any] | None,
+    absent: Collection[str],
 ) -> dict[str, Any]:
-    """IoU and its means of one unit, in percent.
-
-    A class for which any arm of the seed has no IoU is not in the truth; it is left out for all of them.
-    """
-    absent = {
-        name
-        for entry in of_seed.values()
-        for stage in entry.values()
-        if isinstance(stage, Mapping) and "iou" in stage
-        for name, value in zip(classes, stage["iou"], strict=True)
-        if value is None
-    }
+    """IoU and its means of one unit, in percent, without the absent classes."""
     results = of_seed[arm.name]
     iou = {
         name: 100 * value

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ablation_arms import ORACLE, Arm, Plan, taken_over
 from pairs import Lines, Pair, claimed
 
-from cpsl_deploy.errors import CpslError, RecipeError
+from cpsl_deploy.data import Dataset
+from cpsl_deploy.errors import CpslError, DataError, RecipeError
 from cpsl_deploy.files import write_json
 from cpsl_deploy.train.adaptation import STAGES, Adaptation, student_iterations
 from cpsl_deploy.train.domains import Domains
@@ -59,6 +61,8 @@ class Measurement:
         self.plan, self.pair, self.output, self.device = plan, pair, output, device
         self.base, self.given = recipe or pair.recipe, dict(overrides or {})
         self.domains: Callable[[int], Domains] = functools.cache(pair.open)
+        self.absent: Callable[[int], frozenset[str]] = functools.cache(self._absent)
+        """The classes that a seed's validation images do not show."""
         for arm in plan.arms.values():
             self.recipe(Unit(0, arm))
 
@@ -84,6 +88,12 @@ class Measurement:
         earlier = self._settings_by_stage(before) if before is not None else {}
         own = dict.fromkeys(arm.stages, self.recipe(Unit(0, arm)))
         return {stage: earlier[stage] for stage in taken_over(arm)} | own
+
+    def _absent(self, seed: int) -> frozenset[str]:
+        domains = self.domains(seed)
+        validation = validation_of(domains)
+        seen = {value for i in range(len(validation)) for value in np.unique(validation.label(i)).tolist()}
+        return frozenset(name for k, name in enumerate(domains.classes.names) if k not in seen)
 
     def folder(self, seed: int, arm: str) -> RunFolder:
         return RunFolder(self.output / f"seed-{seed}" / arm)
@@ -170,6 +180,13 @@ class Measurement:
                 return "done"
             self.run(unit)
             return "ran"
+
+
+def validation_of(domains: Domains) -> Dataset:
+    """The labelled images that networks are scored on. Raises DataError if there are none."""
+    if domains.validation is None:
+        raise DataError("an ablation scores networks, and the target has no labelled images.")
+    return domains.validation
 
 
 def _settings(recipe: Recipe, arm: Arm) -> dict[str, Any]:

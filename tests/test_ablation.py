@@ -28,7 +28,7 @@ from tiny_domains import write_domain, write_recipe
 
 from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import RecipeError
-from cpsl_deploy.train.domains import join_domains
+from cpsl_deploy.train.domains import Domains, join_domains
 from cpsl_deploy.train.engine.loop import prefetched
 from cpsl_deploy.train.recipe import load_recipe
 
@@ -472,6 +472,26 @@ def test_means_spread_and_differences_of_made_up_scores(summary: dict) -> None:
     assert "difference" not in summary["arms"]["self-training"], "its predecessor is not measured"
 
 
+def test_a_class_that_is_not_shown_does_not_count_where_a_network_sees_it(plan, tmp_path: Path) -> None:
+    """Every network of the seed sees the pole that is not there, which no IoU of none gives away."""
+    pictures = write_domain(tmp_path / "camera", hue=60, val=True, extra_class="pole")
+
+    def open_for(seed: int) -> Domains:
+        train, val = (open_dataset(pictures, split) for split in ("train", "val"))
+        return join_domains(train, train, val)
+
+    recipe = str(write_recipe(tmp_path))
+    measurement = Measurement(plan, Pair(name="tiny", recipe=recipe, open=open_for), tmp_path / "out")
+    assert measurement.absent(0) == {"pole"}
+    names = measurement.domains(0).classes.names
+    done = {"source_only": {"iou": [0.4, 0.2, 0.3, 0.0], "seconds": 1.0, "iterations": 1}}
+    results = {0: {"source-only": done}}
+    absent = {0: measurement.absent(0)}
+    found = summarise(plan, [plan.arms["source-only"]], results, (0,), names, absent=absent)
+    assert found["arms"]["source-only"]["scores"]["all"]["mean"] == pytest.approx(30)
+    assert "pole" not in found["arms"]["source-only"]["iou"]
+
+
 def test_claims_are_sentences_that_follow_from_the_figures(summary: dict) -> None:
     rectification, alignment = summary["claims"]
     assert rectification["holds"] is False
@@ -505,7 +525,7 @@ def test_what_is_not_measured_yet_is_said(plan) -> None:
         1: {},
     }
     arms = [plan.arms["source-only"], plan.arms["warm-up"]]
-    found = summarise(plan, arms, results, (0, 1), ("road", "sky"))
+    found = summarise(plan, arms, results, (0, 1), ("road", "sky"), absent={0: {"sky"}})
     assert found["missing"] == ["seed 0 warm-up", "seed 1 source-only", "seed 1 warm-up"]
     scores = found["arms"]["source-only"]["scores"]
     assert scores["all"] == {"seeds": {"0": 50.0}, "mean": 50.0, "std": None}, "absent classes do not count"
