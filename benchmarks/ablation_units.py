@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,15 +61,31 @@ class Measurement:
     ) -> None:
         self.plan, self.pair, self.output, self.device = plan, pair, output, device
         self.base, self.given = recipe or pair.recipe, dict(overrides or {})
-        self.domains: Callable[[int], Domains] = functools.cache(pair.open)
+        self.domains: Callable[[int], Domains] = functools.cache(self._open)
         self.absent: Callable[[int], frozenset[str]] = functools.cache(self._absent)
         """The classes that a seed's validation images do not show."""
         for arm in plan.arms.values():
             self.recipe(Unit(0, arm))
 
+    def _open(self, seed: int) -> Domains:
+        domains = self.pair.open(seed)
+        if len(domains.classes) != self.pair.classes:
+            raise DataError(
+                f"the pair {self.pair.name} has {self.pair.classes} classes, and these data have "
+                f"{len(domains.classes)}: {', '.join(domains.classes.names)}. Give the pair's own."
+            )
+        return domains
+
     def recipe(self, unit: Unit) -> Recipe:
-        given = {**self.pair.overrides, **self.plan.overrides(unit.arm), **self.given, "seed": unit.seed}
+        """A unit's settings on this pair."""
+        own = {key: self._of_classes(value) for key, value in self.plan.overrides(unit.arm).items()}
+        given = {**self.pair.overrides, **own, **self.given, "seed": unit.seed}
         return load_recipe(self.base, given)
+
+    def _of_classes(self, value: Any) -> Any:
+        """``"5 / classes"`` as a number."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) / classes", value) if isinstance(value, str) else None
+        return float(found[1]) / self.pair.classes if found else value
 
     def without_no_ops(self, arms: Sequence[Arm]) -> list[Arm]:
         """Those whose settings are not, on this pair, just those of the arm they are like: nothing would be

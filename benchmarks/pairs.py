@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpsl_deploy.data import open_dataset
-from cpsl_deploy.data.demo import DemoSettings, generate_demo
+from cpsl_deploy.data.demo import DEMO_CLASSES, DemoSettings, generate_demo
 from cpsl_deploy.data.own import open_own
 from cpsl_deploy.train.domains import Domains, join_domains
 from cpsl_deploy.train.engine.loop import SilentWatcher
@@ -29,6 +29,8 @@ class Pair:
     recipe: str
     open: Callable[[int], Domains]
     """The datasets for a seed. The oracle alone reads labels of the target's training split."""
+    classes: int
+    """How many there are."""
     large: tuple[str, ...] = ()
     """Classes whose mean is given beside the mean of all; none: it is left out."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +59,14 @@ def carla_camvid(data: Path, init: str) -> Pair:
         validation = open_dataset(DESCRIPTIONS / "camvid.yaml", "val", root=data / "camvid", need_labels=True)
         return join_domains(source, target, validation)
 
-    return Pair(name="carla-camvid", recipe="own", open=open_for, large=LARGE, overrides={"model.init": init})
+    return Pair(
+        name="carla-camvid",
+        recipe="own",
+        open=open_for,
+        classes=10,
+        large=LARGE,
+        overrides={"model.init": init},
+    )
 
 
 def demo(folder: Path, settings: DemoSettings | None = None) -> Pair:
@@ -84,7 +93,7 @@ def demo(folder: Path, settings: DemoSettings | None = None) -> Pair:
         target, validation = (open_own(pictures / "camera.yaml", split) for split in ("train", "val"))
         return join_domains(source, target, validation)
 
-    return Pair(name="demo", recipe="demo", open=open_for)
+    return Pair(name="demo", recipe="demo", open=open_for, classes=len(DEMO_CLASSES))
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from pairs import Pair, carla_camvid, claimed, demo
 from tiny_domains import write_domain, write_recipe
 
 from cpsl_deploy.data import open_dataset
-from cpsl_deploy.errors import RecipeError
+from cpsl_deploy.errors import DataError, RecipeError
 from cpsl_deploy.train.domains import Domains, join_domains
 from cpsl_deploy.train.engine.loop import prefetched
 from cpsl_deploy.train.recipe import load_recipe
@@ -194,10 +194,14 @@ def test_the_ladder_has_the_published_terms_and_nothing_else(pair: str, tmp_path
     for stage in ("self_labelling", "distillation_1", "distillation_2"):
         ours, theirs = (dataclasses.asdict(getattr(r, stage)) for r in (recipe, published))
         differing = {key for key in ours if ours[key] != theirs[key]} - schedule
-        if stage == "self_labelling":  # the published weight is divided by the number of classes, here ten
+        if stage == "self_labelling":  # the reference's weight is 5, of a mean that is divided by the classes
             assert differing == {"consistency_weight"}
         else:  # hundreds of iterations are too few for a student that starts from its first weights
             assert differing <= {"start"}
+    for name in ("distillation", "own-plus-consistency"):
+        arm = Measurement(declared, opened, tmp_path).recipe(Unit(0, declared.arms[name]))
+        assert arm.self_labelling.consistency_weight == 5 / {"carla-camvid": 10, "demo": 12}[pair]
+    assert published.self_labelling.consistency_weight == pytest.approx(5 / 19, abs=0.005)
     sizes = {"source_size", "target_size", "crop", "cache_mib"}
     ours, theirs = (dataclasses.asdict(r.data) for r in (recipe, published))
     assert {key for key in ours if ours[key] != theirs[key]} <= sizes
@@ -260,8 +264,20 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         )
 
     return Pair(
-        name="tiny", recipe=str(write_recipe(folder)), open=open_for, large=("road",), overrides=SHORT
+        name="tiny",
+        recipe=str(write_recipe(folder)),
+        open=open_for,
+        classes=3,
+        large=("road",),
+        overrides=SHORT,
     )
+
+
+def test_data_of_other_classes_than_the_pair_s_are_refused(plan, tiny_pair: Pair, tmp_path: Path) -> None:
+    """Weights are divided by their number before the data are opened."""
+    other = dataclasses.replace(tiny_pair, classes=4)
+    with pytest.raises(DataError, match="has 4 classes, and these data have 3: road, sky, car"):
+        Measurement(plan, other, tmp_path).domains(0)
 
 
 def test_arms_share_their_start_and_the_report_is_complete(plan, tiny_pair: Pair, tmp_path: Path) -> None:
@@ -480,8 +496,8 @@ def test_a_class_that_is_not_shown_does_not_count_where_a_network_sees_it(plan, 
         train, val = (open_dataset(pictures, split) for split in ("train", "val"))
         return join_domains(train, train, val)
 
-    recipe = str(write_recipe(tmp_path))
-    measurement = Measurement(plan, Pair(name="tiny", recipe=recipe, open=open_for), tmp_path / "out")
+    pair = Pair(name="tiny", recipe=str(write_recipe(tmp_path)), open=open_for, classes=4)
+    measurement = Measurement(plan, pair, tmp_path / "out")
     assert measurement.absent(0) == {"pole"}
     names = measurement.domains(0).classes.names
     done = {"source_only": {"iou": [0.4, 0.2, 0.3, 0.0], "seconds": 1.0, "iterations": 1}}
