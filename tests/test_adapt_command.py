@@ -19,15 +19,15 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 import torch
 from tiny_domains import CLASSES, write_domain, write_recipe
 
-from cpsl_deploy.errors import DataError, RecipeError
+from cpsl_deploy.errors import DataError, InputError, RecipeError
 from cpsl_deploy.train import RunFolder, adapt, load_model, load_recipe, recipe_names
 from cpsl_deploy.train.adaptation import STAGES
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.distillation import Distillation
 from cpsl_deploy.train.engine.loop import SilentWatcher
 from cpsl_deploy.train.engine.progress import LineWatcher, duration
-from cpsl_deploy.train.entry import default_output, recipe_for
 from cpsl_deploy.train.models.weights import read_weights
+from cpsl_deploy.train.request import Request, recipe_for
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
 from cpsl_deploy.train.warm_up import WarmUp
@@ -385,8 +385,28 @@ def test_the_recipe_follows_the_datasets() -> None:
 
 def test_the_output_folder_is_named_after_both_sides() -> None:
     recipe = load_recipe("own")
-    assert default_output("gta5", "./cityscapes/", recipe) == Path("runs/gta5-cityscapes-own")
-    assert default_output("sets/mine.yaml", "drive.mp4", recipe) == Path("runs/mine-drive-own")
+    for source, target, name in (
+        ("gta5", "./cityscapes/", "gta5-cityscapes-own"),
+        ("sets/mine.yaml", "drive.mp4", "mine-drive-own"),
+    ):
+        assert Request(source=source, target=target).run_folder(None, recipe) == Path("runs") / name
+    assert Request().run_folder(None, recipe) == Path("runs/own"), "a plan without data"
+    assert Request().run_folder("here", recipe) == Path("here")
+
+
+def test_one_side_alone_is_refused_and_an_unknown_option_named() -> None:
+    with pytest.raises(InputError, match=r"--source and --target.*Give both"):
+        Request(source="gta5")
+    with pytest.raises(TypeError, match="'frmes'"):
+        adapt("gta5", "drive.mp4", frmes=20)
+
+
+def test_named_options_come_before_settings_and_a_recipe_s_own_values() -> None:
+    settings = {"seed": 3, "model.init": "a.pth", "data.style": "none"}
+    request = Request(source="demo", target="demo", settings=settings, init=Path("b.pth"), precision="fp32")
+    recipe = request.resolved_recipe()
+    assert (recipe.name, recipe.seed, recipe.data.style) == ("demo", 3, "none")
+    assert (recipe.model.init, recipe.compute.precision) == ("b.pth", "fp32")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(41.6, "42 s"), (185, "3 min 05 s"), (7630, "2 h 07 min")])

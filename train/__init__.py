@@ -24,7 +24,8 @@ Where things are, in the order of the method:
 
 What a run needs beside the method:
 
-- ``command``, ``entry``: ``cpsl-adapt`` and ``adapt``. ``places``, ``domains``: both sides, opened and joined
+- ``command``, ``entry``: ``cpsl-adapt`` and ``adapt``. ``request``: what is asked of them. ``places``,
+  ``domains``: both sides, opened and joined
 - ``engine/``: steps run safely: loop, checkpoints, processes, precision, memory, the run folder
 - ``evaluation/``: what is measured and never learnt from
 - ``planning/``: what a run will take, before it starts

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ from typing import Any
 import torch
 
 from cpsl_deploy.bench.machine import Machine, describe_machine
-from cpsl_deploy.classes import ClassSpace, parse_class_space
-from cpsl_deploy.errors import InputError, UnavailableError
+from cpsl_deploy.errors import UnavailableError
 
 from ..adaptation import STAGES
 from ..domains import Domains
 from ..engine import processes as procs
 from ..engine.loop import SilentWatcher, Watcher, evaluated
 from ..engine.out_of_memory import OutOfMemory
-from ..entry import chosen_recipe, default_output, recipe_for
 from ..evaluation.scoring import CURVE_IMAGES
-from ..places import Place, introduce, open_domains
+from ..places import introduce
 from ..recipe import Recipe
+from ..request import Request
 from ..target_statistics import PROTOTYPE_IMAGES
 from .planned import Disk, Plan, Work
 from .published_sets import Counts, published_sets, stand_ins
@@ -40,24 +39,9 @@ def plan(
     target: str | Path | None = None,
     output: str | Path | None = None,
     *,
-    source_root: str | Path | None = None,
-    target_root: str | Path | None = None,
-    source_split: str = "train",
-    target_split: str = "train",
-    val_split: str | None = None,
-    frames: int | None = None,
-    hold_out_s: float | None = None,
-    classes: ClassSpace | str | None = None,
-    recipe: str | Path | None = None,
-    teacher: str | None = None,
-    student: str | None = None,
-    init: str | Path | None = None,
-    student_init: str | Path | None = None,
-    seed: int | None = None,
-    precision: str | None = None,
-    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     watcher: Watcher | None = None,
+    **asked: Any,
 ) -> Plan:
     """Measure a few real steps of every stage of the adaptation that ``adapt`` would run with the same
     arguments, and say what the whole of it will take. Nothing is written to ``output``. All that is left
@@ -72,54 +56,26 @@ def plan(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UnavailableError("a plan measures one process. Make it without torchrun.")
-    if (source is None) != (target is None):
-        raise InputError("a plan is of --source and --target, or of a published recipe alone. Give both.")
-    if recipe is None:
-        if source is None or target is None:
-            raise InputError("a plan needs --source and --target, or the --recipe of published sets.")
-        recipe = recipe_for(source, target)
-    chosen = chosen_recipe(
-        recipe,
-        settings,
-        teacher=teacher,
-        student=student,
-        init=init,
-        student_init=student_init,
-        seed=seed,
-        precision=precision,
-    )
-    if source is None:
-        sets = published_sets(chosen)
+    request = Request(source=source, target=target, **asked)
+    recipe = request.resolved_recipe()
+    sets = None if request.has_data else published_sets(recipe)
     watcher = watcher or SilentWatcher()
-    space = parse_class_space(classes) if isinstance(classes, str) else classes
     machine = describe_machine()
     with _no_run_begun(), tempfile.TemporaryDirectory(prefix="cpsl-plan-") as temporary:
         folder = Path(temporary)
         notes: tuple[str, ...] = ()
-        if source is None or target is None:
-            domains, images = stand_ins(sets, chosen, IMAGES, folder), sets.counts
+        if sets is None:
+            domains = request.open(watcher)
+            introduce(domains, watcher)
+            images = _counts(domains)
+        else:
+            domains, images = stand_ins(sets, recipe, IMAGES, folder), sets.counts
             notes = (
                 f"No data was given. Random images stand in for {sets.source} and {sets.target}; assumed are "
                 f"{images.source} and {images.target} images, and {images.validation} to score on.",
             )
-            run = Path(output if output is not None else Path("runs") / chosen.name)
-        else:
-            roots = [Path(root) if root is not None else None for root in (source_root, target_root)]
-            labelled = Place(role="source", reference=str(source), root=roots[0], split=source_split)
-            photos = Place(
-                role="target",
-                reference=str(target),
-                root=roots[1],
-                split=target_split,
-                frames=frames,
-                hold_out_s=hold_out_s,
-            )
-            domains = open_domains(labelled, photos, val_split, space, watcher)
-            introduce(domains, watcher)
-            images = _counts(domains)
-            run = Path(output if output is not None else default_output(source, target, chosen))
-        rehearsed = _rehearse(domains, chosen, folder / "run", device, watcher)
-        return rehearsed.plan(images, machine, run, notes)
+        rehearsed = _rehearse(domains, recipe, folder / "run", device, watcher)
+        return rehearsed.plan(images, machine, request.run_folder(output, recipe), notes)
 
 
 @contextlib.contextmanager
