@@ -10,9 +10,14 @@ torch = pytest.importorskip("torch")
 
 from formula_weights import fill  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from tiny_domains import write_domain, write_recipe  # noqa: E402
 
+from cpsl_deploy.data import open_dataset  # noqa: E402
 from cpsl_deploy.errors import ModelFileError  # noqa: E402
-from cpsl_deploy.train.models import build, load_published  # noqa: E402
+from cpsl_deploy.train.adaptation import Adaptation  # noqa: E402
+from cpsl_deploy.train.domains import join_domains  # noqa: E402
+from cpsl_deploy.train.models import build, load_model, load_published  # noqa: E402
+from cpsl_deploy.train.recipe import load_recipe  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED_SQUEEZENET = (
@@ -85,6 +90,36 @@ def test_a_published_checkpoint_is_refused_where_it_does_not_fit(tmp_path: Path)
     torch.save({"state_dict": state}, path)
     with pytest.raises(ModelFileError, match="not a published checkpoint"):
         load_published(path)
+
+
+@pytest.mark.parametrize("name", ["deeplabv2_resnet101", "deeplabv2_resnet101_bn_clr"])
+def test_a_published_checkpoint_trains_further_and_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """From the file to ONNX by way of a run's folder; blocks repeat, so that one of each is enough."""
+    export = pytest.importorskip("cpsl_deploy.export", reason="needs the extra 'export'").export
+    monkeypatch.setattr("cpsl_deploy.train.models.deeplabv2._BLOCKS", (1, 1, 1, 1))
+    torch.manual_seed(20)  # other weights than the run's own first ones
+    published = build(name, 3).state_dict()
+    torch.save({"ResNet101": {"model_state": published}, "iter": 6000}, tmp_path / "published.pkl")
+    source, target = (open_dataset(write_domain(tmp_path / n, hue=60), "train") for n in ("game", "camera"))
+    settings = {
+        "model": {"teacher": name, "student": name, "init": str(tmp_path / "published.pkl")},
+        "source_only": {"iterations": 1, "batch": 2, "optimiser": {"name": "sgd", "lr": 1e-5}},
+    }
+    recipe = load_recipe(write_recipe(tmp_path), settings)
+    run = Adaptation(join_domains(source, target, None), recipe, tmp_path / "run", device="cpu").run(
+        ["source_only"]
+    )
+
+    exported = export(run.stage_model("source_only"), tmp_path / "published.onnx", size=(64, 64))
+    assert exported.path.is_file()
+    assert json.loads(exported.report.read_text())["agreement"] >= 0.999
+    trained = load_model(run.stage_model("source_only"))[0].state_dict()
+    assert trained.keys() == published.keys() and trained["bn1.num_batches_tracked"] == 1
+    for key in ("layer4.0.conv3.weight", "layer5.bottleneck.1.weight", "layer5.head.1.weight"):
+        step = (trained[key] - published[key]).abs().max()
+        assert 0 < step < 0.1 * published[key].abs().max()
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict"])
