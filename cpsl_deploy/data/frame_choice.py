@@ -124,12 +124,12 @@ def choose(moments: Sequence[Moment], *, seconds: float, frames: int, hold_out_s
         dropped |= dict.fromkeys((left[k] for k in find([moments[i] for i in left])), reason)
     left = [i for i in range(len(moments)) if i not in dropped]
     spans, guard_s = held_out_spans([moments[i].at_s for i in left], seconds, hold_out_s)
-    away = [min((_distance(moment.at_s, span) for span in spans), default=np.inf) for moment in moments]
+    away = [min((_distance(moment.at_s, span) for span in spans), default=float("inf")) for moment in moments]
     held_out = [i for i in left if away[i] <= 0]
     guarded = [i for i in range(len(moments)) if away[i] < guard_s and dropped.get(i) != "dark"]
     free = [i for i in left if away[i] > 0 and away[i] >= guard_s]
-    shown = _shown_by([moments[i] for i in guarded], [moments[i] for i in free])
-    train = [i for i, is_shown in zip(free, shown, strict=True) if not is_shown]
+    given_away = _shown_by([moments[i] for i in guarded], [moments[i] for i in free])
+    train = [i for i, is_shown in zip(free, given_away, strict=True) if not is_shown]
     dropped |= dict.fromkeys(set(left) - set(held_out) - set(train), "guard")
     chosen, shown = evenly(train, frames), evenly(held_out, HELD_OUT_PICTURES)
     dropped |= dict.fromkeys((set(train) - set(chosen)) | (set(held_out) - set(shown)), "surplus")
@@ -160,7 +160,7 @@ def _duplicates(moments: Sequence[Moment]) -> list[int]:
 
 
 def _shown_by(others: Sequence[Moment], moments: Sequence[Moment]) -> list[bool]:
-    """Of each moment, whether any of the others shows the same.
+    """Of each moment, whether any of the others shows nearly the same picture.
 
     Distance in time alone guards no car that stands: its last picture is the one it arrived with.
     """
