@@ -34,7 +34,8 @@ from cpsl_deploy.errors import InputError, RecipeError
 from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.engine.run_folder import RunFolder
-from cpsl_deploy.train.recipe import Recipe, parse_override, to_toml
+from cpsl_deploy.train.recipe import Recipe, to_toml
+from cpsl_deploy.train.recipe_file import parse_override
 
 DECLARATION = Path(__file__).with_suffix(".toml")
 

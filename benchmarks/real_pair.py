@@ -25,7 +25,8 @@ from cpsl_deploy.export.scoring import score_exported
 from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.adaptation import STAGES, Adaptation
 from cpsl_deploy.train.domains import Domains
-from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override
+from cpsl_deploy.train.recipe import Recipe, load_recipe
+from cpsl_deploy.train.recipe_file import parse_override
 from cpsl_deploy.train.reporting.report import write_report
 
 COLUMNS = (*STAGES, "exported", "oracle")

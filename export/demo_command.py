@@ -34,7 +34,7 @@ def main(output: Path, seed: int, device: str, overrides: tuple[str, ...]) -> No
     # Imported here: --help needs no torch.
     try:
         from cpsl_deploy.train.engine.progress import shown_progress
-        from cpsl_deploy.train.recipe import parse_override
+        from cpsl_deploy.train.recipe_file import parse_override
 
         from .demo import demo
     except ModuleNotFoundError as error:

@@ -170,7 +170,8 @@ def test_extras_exist_and_all_are_described():
 
 
 def test_settings_given_are_accepted():
-    from cpsl_deploy.train.recipe import load_recipe, parse_override
+    from cpsl_deploy.train.recipe import load_recipe
+    from cpsl_deploy.train.recipe_file import parse_override
 
     given = [words[i + 1] for words in LINES for i, word in enumerate(words[:-1]) if word == "--set"]
     given += [found for text in TEXT.values() for found in re.findall(r"`--set (\S+=\S+)`", text)]

@@ -10,7 +10,8 @@ The method's terms are functions of their own, for other training loops and for 
 
 Where things are, in the order of the method:
 
-- ``adaptation``: the five stages one after another. ``stage``: what they share. ``recipe``: every number
+- ``adaptation``: the five stages one after another. ``stage``: what they share. ``recipe``: every number,
+  from files that ``recipe_file`` reads
 - ``source_only``; ``warm_up`` with ``adversarial``: the networks that stage 1 starts from
 - ``target_statistics``: soft labels, ``prototypes`` and ``class_prior`` of the target, before stage 1
 - ``self_labelling``: stage 1, its step and its terms. Segmentation: ``pseudo_label``,

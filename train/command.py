@@ -73,7 +73,7 @@ def main(ctx: click.Context, overrides: tuple[str, ...], plan_only: bool, **opti
     try:
         from .engine.progress import shown_progress
         from .entry import adapt
-        from .recipe import parse_override
+        from .recipe_file import parse_override
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("cpsl_deploy"):
             raise

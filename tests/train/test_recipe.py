@@ -10,7 +10,8 @@ pytest.importorskip("torch")
 
 from cpsl_deploy.errors import RecipeError
 from cpsl_deploy.train import recipe as recipes
-from cpsl_deploy.train.recipe import Recipe, load_recipe, parse_override, recipe_names, to_toml
+from cpsl_deploy.train.recipe import Recipe, load_recipe, recipe_names, to_toml
+from cpsl_deploy.train.recipe_file import parse_override
 
 DATA = "[data]\nsource_size = [320, 512]\ntarget_size = [360, 480]\ncrop = [224, 288]\n"
 
