@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from cpsl_deploy.train.distillation import Distillation
 from cpsl_deploy.train.engine.loop import SilentWatcher
 from cpsl_deploy.train.engine.progress import LineWatcher, duration
 from cpsl_deploy.train.models.weights import read_weights
-from cpsl_deploy.train.request import Request, recipe_for
+from cpsl_deploy.train.request import Asked, Request, recipe_for
 from cpsl_deploy.train.self_labelling import SelfLabelling
 from cpsl_deploy.train.source_only import Supervised
 from cpsl_deploy.train.warm_up import WarmUp
@@ -428,3 +429,13 @@ def test_without_torch_the_command_says_what_to_install() -> None:
     done = without_torch("--source", "a", "--target", "b")
     assert done.returncode == 2
     assert "pip install 'cpsl_deploy[train]'" in done.stderr
+
+
+def test_what_type_checkers_see_is_what_a_request_takes() -> None:
+    """``adapt(**asked)`` is checked by a list of its own."""
+    taken = {field.name for field in dataclasses.fields(Request)} - {"source", "target"}
+    assert Asked.__annotations__.keys() == taken
+    types = {field.name: field.type for field in dataclasses.fields(Request)}
+    assert {name: value.__forward_arg__ for name, value in Asked.__annotations__.items()} == {
+        name: types[name] for name in taken
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cpsl_deploy.errors import OutputError
 
@@ -17,7 +17,10 @@ from .places import check_domains, introduce, remember, require_same
 from .reporting.figures import require_matplotlib
 from .reporting.held_out import require_clip_codec
 from .reporting.report import write_report
-from .request import Request
+from .request import Asked, Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def adapt(
@@ -29,7 +32,7 @@ def adapt(
     resume: bool = False,
     check: bool = True,
     watcher: Watcher | None = None,
-    **asked: Any,
+    **asked: Unpack[Asked],
 ) -> RunFolder:
     """Adapt from a labelled source to an unlabelled target, in all stages, into a new run folder.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cpsl_deploy.classes import ClassSpace, parse_class_space
 from cpsl_deploy.errors import InputError
@@ -17,6 +17,27 @@ from .recipe import Recipe, load_recipe
 
 DEMO, OWN = "demo", "own"
 """The recipes of the demo's datasets and of all others, unless one is given."""
+
+
+class Asked(TypedDict, total=False):
+    """What ``adapt`` and ``plan`` take beside two datasets, for type checkers: ``Request``'s fields."""
+
+    source_root: str | Path | None
+    target_root: str | Path | None
+    source_split: str
+    target_split: str
+    val_split: str | None
+    frames: int | None
+    hold_out_s: float | None
+    classes: ClassSpace | str | None
+    recipe: str | Path | None
+    settings: Mapping[str, Any] | None
+    teacher: str | None
+    student: str | None
+    init: str | Path | None
+    student_init: str | Path | None
+    seed: int | None
+    precision: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,11 +24,14 @@ from ..engine.out_of_memory import OutOfMemory
 from ..evaluation.scoring import CURVE_IMAGES
 from ..places import introduce
 from ..recipe import Recipe
-from ..request import Request
+from ..request import Asked, Request
 from ..target_statistics import PROTOTYPE_IMAGES
 from .planned import Disk, Plan, Work
 from .published_sets import Counts, published_sets, stand_ins
 from .rehearsal import IMAGES, Rehearsal, StageRehearsal, cache_bytes, freed, shrinking, shrunk
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FEWER_IMAGES = 2
 """Of each side, where one takes seconds."""
@@ -41,7 +44,7 @@ def plan(
     *,
     device: str = "auto",
     watcher: Watcher | None = None,
-    **asked: Any,
+    **asked: Unpack[Asked],
 ) -> Plan:
     """Measure a few real steps of every stage of the adaptation that ``adapt`` would run with the same
     arguments, and say what the whole of it will take. Nothing is written to ``output``. All that is left
