@@ -403,10 +403,10 @@ def test_one_side_alone_is_refused_and_an_unknown_option_named() -> None:
 
 
 def test_named_options_come_before_settings_and_a_recipe_s_own_values() -> None:
-    settings = {"seed": 3, "model.init": "a.pth", "data.style": "none"}
+    settings = {"seed": 3, "model.init": "a.pth", "warm_up.style": "none"}
     request = Request(source="demo", target="demo", settings=settings, init=Path("b.pth"), precision="fp32")
     recipe = request.resolved_recipe()
-    assert (recipe.name, recipe.seed, recipe.data.style) == ("demo", 3, "none")
+    assert (recipe.name, recipe.seed, recipe.warm_up.style) == ("demo", 3, "none")
     assert (recipe.model.init, recipe.compute.precision) == ("b.pth", "fp32")
 
 

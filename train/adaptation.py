@@ -121,7 +121,7 @@ class Adaptation:
     def source_only(self) -> Beginning:
         network = self.fresh_network(self.recipe.model.teacher, self.recipe.model.init)
         stage = Supervised("source_only", self.recipe.source_only, network)
-        return stage, self.batches(stage, restyle=False)
+        return stage, self.batches(stage)
 
     def warm_up(self) -> Beginning:
         network = self.after("source_only")
@@ -172,7 +172,7 @@ class Adaptation:
         stage = Supervised(
             "oracle", dataclasses.replace(self.recipe.source_only, iterations=iterations), network
         )
-        return stage, self.batches(stage, labelled=self.target, restyle=False)
+        return stage, self.batches(stage, labelled=self.target)
 
     def _student_init(self) -> str:
         model = self.recipe.model
@@ -264,7 +264,6 @@ class Adaptation:
         strong_photometric: Photometric | None = None,
         *,
         labelled: WorkingImages | None = None,
-        restyle: bool = True,
     ) -> MakeBatch:
         """What this process shows the stage at each micro step. ``labelled``: images to use in the source's
         place.
@@ -278,7 +277,7 @@ class Adaptation:
                 recipe,
                 settings,
                 pixels=self.class_pixels(labelled) if rare else None,
-                styles=self.target if restyle else None,
+                styles=self.target,
             ),
             target=target_views(self.target, recipe, settings, strong_geometric, strong_photometric)
             if stage.needs_target

@@ -56,10 +56,10 @@ def source_views(
     settings: Stage,
     *,
     pixels: np.ndarray | None = None,
-    styles: WorkingImages | None = None,
+    styles: WorkingImages,
 ) -> SourceViews:
     """Labelled crops. ``pixels`` (n, C) of each class in each image: rare classes are drawn more often.
-    ``styles``: images whose colours crops may take on.
+    ``styles``: images whose colours crops take on if the stage asks for it.
     """
     data = recipe.data
     return SourceViews(
@@ -68,7 +68,7 @@ def source_views(
         crop=data.crop,
         geometric=settings.weak,
         photometric=settings.photometric,
-        restyle=restyler(styles) if styles is not None and data.style == "reinhard" else None,
+        restyle=restyler(styles) if settings.style == "reinhard" else None,
     )
 
 

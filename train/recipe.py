@@ -58,9 +58,6 @@ class Data:
     class_weight_power: float = 0.0
     """Above 0, the cross entropy on labels weighs a class of pixel share f in proportion to f ** -power, the
     mean weight of all pixels being 1 (see ``class_weights``): rare classes are learnt by short schedules."""
-    style: str = "none"
-    """``reinhard`` gives source crops, with probability 0.5, a target image's colour mean and deviation
-    (Reinhard et al. 2001, in CIELAB), from the warm-up on."""
     cache_mib: int = 2048
     """Decoded images kept in memory."""
 
@@ -72,7 +69,6 @@ class Data:
             )
         _require_at_least(0, self, "data", "rare_class_temperature", "cache_mib")
         _require_shares(self, "data", "class_weight_power")
-        _require(self.style in STYLES, f"data.style is one of {', '.join(STYLES)}", self.style)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +124,12 @@ class Stage:
     """Zoom, crop and flip of source crops and of the target's weak view."""
     photometric: Photometric = field(default_factory=Photometric)
     """Colour changes of source crops."""
+    style: str = "none"
+    """``reinhard`` gives source crops, with probability 0.5, a target image's colour mean and deviation
+    (Reinhard et al. 2001, in CIELAB), before these changes."""
 
     def __post_init__(self) -> None:
+        _require(self.style in STYLES, f"a stage's style is one of {', '.join(STYLES)}", self.style)
         _require(self.iterations >= 0, "a stage's iterations are 0 or more", self.iterations)
         _require(self.batch >= 1, "a stage's batch is 1 or more", self.batch)
 
@@ -137,6 +137,10 @@ class Stage:
 @dataclass(frozen=True, kw_only=True)
 class SourceOnly(Stage):
     """Supervised training on the source alone: the baseline, and the start of the warm-up."""
+
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        _require(self.style == "none", "source_only sees no target image: its style is none", self.style)
 
 
 @dataclass(frozen=True, kw_only=True)

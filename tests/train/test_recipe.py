@@ -125,7 +125,8 @@ def test_the_recipe_paper_has_none_of_the_extras():
     for stage, (default, told) in stages.items():
         for name in {f.name for f in dataclasses.fields(default)} - told - {"iterations", "optimiser"}:
             assert getattr(getattr(recipe, stage), name) == getattr(default, name), f"{stage}.{name}"
-    assert recipe.data.style == "none" and recipe.data.rare_class_temperature == 0
+    assert recipe.warm_up.style == "none"
+    assert recipe.data.rare_class_temperature == recipe.data.class_weight_power == 0
     assert not recipe.target_statistics and not recipe.reference_arithmetic
     extras = ("online_soft_labels", "align_pseudo_labels", "align_classifier", "student_features")
     assert not any(getattr(recipe.self_labelling, name) for name in extras)
@@ -201,7 +202,8 @@ def test_an_unknown_key_or_another_type_is_named(read, more: str, message: str):
     [
         ("seed", -1),
         ("data.crop", [16, 64]),
-        ("data.style", "cubist"),
+        ("warm_up.style", "cubist"),
+        ("source_only.style", "reinhard"),
         ("data.cache_mib", -1),
         ("data.rare_class_temperature", -0.5),
         ("warm_up.iterations", -1),
@@ -289,7 +291,7 @@ def test_overrides_reach_their_place_and_beat_the_file(read):
     recipe = read("[warm_up]\niterations = 5", **dict([parse_override("warm_up.iterations=7")]), seed=2)
     assert recipe.warm_up.iterations == 7 and recipe.seed == 2
     with pytest.raises(RecipeError, match="single value"):
-        read(**{"data.style.name": "x", "data.style": "none"} | {"seed.more": 1}, top="seed = 1")
+        read(**{"warm_up.style.name": "x", "warm_up.style": "none"} | {"seed.more": 1}, top="seed = 1")
 
 
 @pytest.mark.parametrize(
