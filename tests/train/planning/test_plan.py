@@ -277,12 +277,18 @@ def test_a_step_takes_as_long_as_its_batch_if_that_is_longer() -> None:
 
 @pytest.mark.parametrize("iterations", [0, 1, 3, 4, 250, 400])
 def test_scored_images_are_those_the_loop_asks_for(iterations: int) -> None:
-    recipe = load_recipe("own", {f"{name}.iterations": iterations for name in ("warm_up", "self_labelling")})
+    lengths = {f"{name}.iterations": iterations for name in ("warm_up", "self_labelling")}
+    online, fixed = (
+        load_recipe("own", lengths | {"self_labelling.online_soft_labels": is_online})
+        for is_online in (True, False)
+    )
     asked = [*evaluated(iterations), iterations]  # the loop on the way, the adaptation at the end
     curve = 24 * sum(at > 0 for at in asked)
-    assert scored_images(recipe, "warm_up", 100) == 100 + curve
-    assert scored_images(recipe, "self_labelling", 100) == 100 + curve + 24 * len(asked)
-    assert scored_images(recipe, "warm_up", 0) == 0
+    assert scored_images(fixed, "warm_up", 100) == 100 + curve
+    assert scored_images(online, "self_labelling", 100) == 100 + curve + 24 * len(asked)
+    # The warm-up network labels them, too.
+    assert scored_images(fixed, "self_labelling", 100) == 100 + curve + 2 * 24 * len(asked)
+    assert scored_images(fixed, "warm_up", 0) == 0
 
 
 def test_a_bank_is_filled_to_its_last_row() -> None:
