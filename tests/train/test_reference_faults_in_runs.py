@@ -227,8 +227,9 @@ def test_images_are_enough_and_the_last_network_counts(
         def seen(stage, iteration):
             states[stage.name].append(copy.deepcopy(stage.result().state_dict()))
 
-        train(made, batches, dataclasses.replace(around, evaluate=seen))
+        seconds = train(made, batches, dataclasses.replace(around, evaluate=seen))
         seen(made, made.settings.iterations)
+        return seconds
 
     monkeypatch.setattr("cpsl_deploy.train.adaptation.train", follow)
     target = NoLabels()
@@ -238,7 +239,7 @@ def test_images_are_enough_and_the_last_network_counts(
     for name in STAGES:
         *on_the_way, last = states[name]
         saved = load_model(run.stage_model(name))[0].state_dict()
-        assert len(on_the_way) == 3 and saved.keys() == last.keys()
+        assert len(on_the_way) == 4 and saved.keys() == last.keys()
         assert all(torch.equal(saved[key], last[key]) for key in saved), name
         for earlier in on_the_way:  # any of which validation labels could have picked
             assert not all(torch.equal(saved[key], earlier[key]) for key in saved), name
