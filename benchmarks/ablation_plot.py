@@ -114,6 +114,7 @@ def _draw_panel(axes: Axes, rows: list[Row], metric: str, colour: Any) -> None:
     room = 0.25 * max(max(ends) - min(ends), 1e-6)
     axes.set_xlim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room)
     axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.locator_params(axis="x", nbins=4)
     open_frame(axes, grid="x")
     axes.spines["left"].set_visible(False)
 
