@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+LEAVE = "import torch.distributed as d; d.is_initialized() and (d.barrier(), d.destroy_process_group())"
+"""A group that is still there when Python ends can take the process down with it."""
+
 
 def in_two_processes(test_file: str, function: str, folder: Path, seconds: float = 60) -> None:
     """``function(folder)`` of a test file in both; what is not true there fails here with its traceback."""
@@ -17,7 +20,7 @@ def in_two_processes(test_file: str, function: str, folder: Path, seconds: float
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     here, above = Path(test_file), Path(__file__).parent
-    code = f"import sys, pathlib, {here.stem} as test; test.{function}(pathlib.Path(sys.argv[1]))"
+    code = f"import sys, pathlib, {here.stem} as test; test.{function}(pathlib.Path(sys.argv[1])); {LEAVE}"
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
