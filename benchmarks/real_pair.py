@@ -21,7 +21,7 @@ from pairs import LARGE, Lines, carla_camvid
 
 from cpsl_deploy.command_line import Command
 from cpsl_deploy.export import export
-from cpsl_deploy.export.scoring import score_exported
+from cpsl_deploy.export.gate.scoring import score_exported
 from cpsl_deploy.files import write_json, write_text
 from cpsl_deploy.train.adaptation import STAGES, Adaptation
 from cpsl_deploy.train.domains import Domains

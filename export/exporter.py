@@ -23,11 +23,11 @@ from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.engine.run_folder import RunFolder
 from cpsl_deploy.train.models import load_model
 
-from .check_frames import check_frames, half_size
-from .onnx_file import OPSET, export_onnx, operator_counts, read_metadata
-from .scoring import compared_scores, scorable, score_exported
-from .tensorrt_engine import Engine, build_engine
-from .verify import MIN_AGREEMENT, Agreement, verify
+from .gate.agreement import MIN_AGREEMENT, Agreement, verify
+from .gate.frames import check_frames, half_size
+from .gate.scoring import compared_scores, scorable, score_exported
+from .graph.onnx_file import OPSET, export_onnx, operator_counts, read_metadata
+from .tensorrt.engine import Engine, build_engine
 
 _log = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ def test_the_wheel_is_the_tree(wheel: Path) -> None:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert {name.partition("/")[0] for name in packed} == {"cpsl_deploy"}
     assert packed == expected
-    assert {"cpsl_deploy/train/__init__.py", "cpsl_deploy/export/deploy_graph.py"} <= packed
+    assert {"cpsl_deploy/train/__init__.py", "cpsl_deploy/export/graph/deploy_graph.py"} <= packed
     assert any(name.endswith(".toml") for name in packed), "the recipes"
 
 

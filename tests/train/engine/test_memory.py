@@ -36,7 +36,7 @@ print(before, faults())
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone can be told to keep memory")
 def test_large_temporaries_cost_no_page_faults_any_more() -> None:
-    # Left to itself glibc sometimes learns to keep such blocks; told a number it stays with it until told another.
+    # Left to itself glibc sometimes learns to keep such blocks; told a number it stays with that one.
     told = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE],

@@ -24,7 +24,7 @@ from cpsl_deploy.data import images, open_dataset
 from cpsl_deploy.data.footage import Footage, Sampling, Span
 from cpsl_deploy.data.video_file import VideoReader
 from cpsl_deploy.errors import DataError, InputError, UnavailableError
-from cpsl_deploy.export.check_frames import check_frames
+from cpsl_deploy.export.gate.frames import check_frames
 from cpsl_deploy.train import RunFolder, adapt, load_model
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.engine.loop import SilentWatcher

@@ -14,9 +14,9 @@ import torch
 from export_networks import CLASS_NAMES, PALETTE, RedSees, Small, small_model, spec_for
 
 from cpsl_deploy.errors import InputError, ModelFileError
-from cpsl_deploy.export.check_frames import generated_frames
-from cpsl_deploy.export.onnx_file import export_onnx, operator_counts, read_metadata
-from cpsl_deploy.export.verify import torch_labels
+from cpsl_deploy.export.gate.agreement import torch_labels
+from cpsl_deploy.export.gate.frames import generated_frames
+from cpsl_deploy.export.graph.onnx_file import export_onnx, operator_counts, read_metadata
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import build
 from cpsl_deploy.train.models.base import SegmenterOutput

@@ -17,9 +17,9 @@ from export_networks import small_model, spec_for
 
 from cpsl_deploy.backends.tensorrt_backend import read_sidecar
 from cpsl_deploy.errors import MissingExtraError, ModelFileError
-from cpsl_deploy.export import tensorrt_engine
-from cpsl_deploy.export.onnx_file import export_onnx
-from cpsl_deploy.export.tensorrt_engine import build_engine
+from cpsl_deploy.export.graph.onnx_file import export_onnx
+from cpsl_deploy.export.tensorrt import engine as tensorrt_engine
+from cpsl_deploy.export.tensorrt.engine import build_engine
 from cpsl_deploy.files import sha256
 
 Flags10 = IntEnum("Flags10", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1})

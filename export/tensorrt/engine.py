@@ -25,7 +25,7 @@ from cpsl_deploy.errors import MissingExtraError, ModelFileError, UnavailableErr
 from cpsl_deploy.files import sha256, write_bytes
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 
-from .onnx_file import read_metadata
+from ..graph.onnx_file import read_metadata
 
 _log = logging.getLogger(__name__)
 

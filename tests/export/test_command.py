@@ -14,10 +14,10 @@ from export_networks import Small, small_model, spec_for
 import cpsl_deploy
 from cpsl_deploy.errors import OutputError
 from cpsl_deploy.export import export, exporter
-from cpsl_deploy.export.check_frames import generated_frames
 from cpsl_deploy.export.command import main
-from cpsl_deploy.export.onnx_file import export_onnx, read_metadata
-from cpsl_deploy.export.verify import torch_labels
+from cpsl_deploy.export.gate.agreement import torch_labels
+from cpsl_deploy.export.gate.frames import generated_frames
+from cpsl_deploy.export.graph.onnx_file import export_onnx, read_metadata
 from cpsl_deploy.files import sha256
 from cpsl_deploy.train.models import ARCHITECTURES, load_model, save_model
 
@@ -123,7 +123,7 @@ def test_an_earlier_file_survives_one_that_disagrees(
 def test_trt_without_a_gpu_says_so_and_leaves_the_onnx_file(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cpsl_deploy.export.tensorrt_engine.nvidia_gpu_count", lambda: 0)
+    monkeypatch.setattr("cpsl_deploy.export.tensorrt.engine.nvidia_gpu_count", lambda: 0)
     result = cpsl_export(run_folder, "--trt")
     assert result.exit_code == 2
     assert "no GPU with a working driver was found" in result.output

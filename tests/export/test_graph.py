@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from cpsl_deploy.errors import ModelFileError
-from cpsl_deploy.export.deploy_graph import DeployGraph, bgr_copy
+from cpsl_deploy.export.graph.deploy_graph import DeployGraph, bgr_copy
 from cpsl_deploy.train.models import ARCHITECTURES, build
 from cpsl_deploy.train.models.base import SegmenterOutput
 

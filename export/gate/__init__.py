@@ -1,0 +1,1 @@
+"""Whether an exported file may be put in place: compared with its model, and scored."""

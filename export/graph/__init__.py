@@ -1,0 +1,1 @@
+"""The exported graph, and the ONNX file it is written to."""

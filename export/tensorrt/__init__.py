@@ -1,0 +1,1 @@
+"""TensorRT engines, built on the GPU that runs them."""
