@@ -15,11 +15,11 @@ import numpy as np
 
 from .backends import ENGINE_SUFFIXES, Backend, open_backend
 from .classes import ClassSpace
+from .contract import COLOUR_ORDERS, Contract
 from .errors import InputError, ModelFileError
 from .overlay import blend, draw_legend, shares
 from .spec import METADATA_KEY, ModelSpec
 
-COLOUR_ORDERS = ("BGR", "RGB")
 PIXEL_TOLERANCE = 0.03
 """A frame whose number of pixels differs by no more than this from the model's is not resized."""
 SIDE_MULTIPLE = 8
@@ -83,12 +83,7 @@ class Segmenter:
             )
         self.spec = ModelSpec.from_json(metadata[METADATA_KEY], origin)
         self.classes = self.spec.classes
-        self.model_colour_order = metadata.get("colour_order", "")
-        if self.model_colour_order not in COLOUR_ORDERS:
-            raise ModelFileError(
-                f"{origin} does not say in which colour order it takes frames (metadata colour_order is "
-                f"{self.model_colour_order!r}). Export it again: cpsl-export RUN"
-            )
+        self.contract = Contract.from_metadata(metadata, origin)
         self.backend = backend
         self.origin = origin
         self._resized = self._swapped = np.empty((0, 0, 3), np.uint8)
@@ -143,7 +138,7 @@ class Segmenter:
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             self._resized = _buffer_of(self._resized, size)
             frame = cv2.resize(frame, size[::-1], dst=self._resized, interpolation=method)
-        if colour_order != self.model_colour_order:
+        if colour_order != self.contract.colour_order:
             self._swapped = _buffer_of(self._swapped, size)
             frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=self._swapped)
         return frame

@@ -52,8 +52,8 @@ def test_checkpoint_is_not_a_model_to_run(tmp_path: Path) -> None:
     [
         ({}, "no 'cpsl_deploy' entry"),
         ({METADATA_KEY: "{", "colour_order": "BGR"}, "damaged spec"),
-        ({METADATA_KEY: tiny_onnx.tiny_spec().to_json()}, "colour order"),
-        ({METADATA_KEY: tiny_onnx.tiny_spec().to_json(), "colour_order": "YUV"}, "'YUV'"),
+        ({METADATA_KEY: tiny_onnx.tiny_spec().to_json()}, "no colour_order"),
+        (tiny_onnx.tiny_metadata(colour_order="YUV"), "'YUV'"),
     ],
 )
 def test_unusable_metadata(tmp_path: Path, backend: str, metadata: dict[str, str], message: str) -> None:
@@ -161,7 +161,7 @@ class TestEngine:
     def engine(self, tmp_path: Path) -> Path:
         path = tmp_path / "model.engine"
         path.write_bytes(b"ptrt")
-        metadata = {METADATA_KEY: tiny_onnx.tiny_spec().to_json(), "colour_order": "BGR"}
+        metadata = tiny_onnx.tiny_metadata()
         tensorrt_backend.write_sidecar(path, metadata)
         return path
 
@@ -218,8 +218,7 @@ class TestEngineWithAStandInForTheGpu:
     def engine(self, tmp_path: Path) -> Path:
         path = tmp_path / "model.engine"
         path.write_bytes(b"96x160")
-        spec = tiny_onnx.tiny_spec().to_json()
-        tensorrt_backend.write_sidecar(path, {METADATA_KEY: spec, "colour_order": "BGR"})
+        tensorrt_backend.write_sidecar(path, tiny_onnx.tiny_metadata())
         return path
 
     @pytest.mark.parametrize("content", ["96x160", "profile 96x160"])

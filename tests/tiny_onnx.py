@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 
 CLASS_NAMES = ("road", "sky", "tree", "car")
@@ -31,6 +32,11 @@ def tiny_spec(size: tuple[int, int] = (96, 160)) -> ModelSpec:
         stride=1,
         provenance={"source": "by hand"},
     )
+
+
+def tiny_metadata(size: tuple[int, int] = (96, 160), **contract: str) -> dict[str, str]:
+    """The metadata of the model file; ``contract`` replaces values of its contract."""
+    return {METADATA_KEY: tiny_spec(size).to_json(), **Contract().to_metadata(), **contract}
 
 
 def write_tiny_onnx(
@@ -65,7 +71,10 @@ def write_tiny_onnx(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     if metadata is None:
-        metadata = {METADATA_KEY: tiny_spec(size).to_json(), "colour_order": colour_order}
+        metadata = {
+            METADATA_KEY: tiny_spec(size).to_json(),
+            **Contract(colour_order=colour_order).to_metadata(),
+        }
     helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from google.protobuf.message import DecodeError
 
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError, MissingExtraError, ModelFileError
 from cpsl_deploy.files import atomic_path
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
@@ -73,7 +74,7 @@ def onnx_model(model: Segmenter, spec: ModelSpec, *, size: tuple[int, int] | Non
         _name_sides(proto)
     values = {
         METADATA_KEY: spec.to_json(),
-        "colour_order": COLOUR_ORDER,
+        **Contract(colour_order=COLOUR_ORDER).to_metadata(),
         "weights_sha256": spec.weights_sha256,
     }
     onnx.helper.set_model_props(proto, values)

@@ -16,6 +16,7 @@ import pytest
 from export_networks import small_model, spec_for
 
 from cpsl_deploy.backends.tensorrt_backend import read_sidecar
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import MissingExtraError, ModelFileError
 from cpsl_deploy.export.graph.onnx_file import export_onnx
 from cpsl_deploy.export.tensorrt import engine as tensorrt_engine
@@ -120,7 +121,7 @@ def test_the_sidecar_is_what_the_runtime_reads(
     assert json.loads(sidecar["cpsl_deploy"])["class_names"] == list(spec_for(small_model()).class_names)
     del sidecar["cpsl_deploy"]
     assert sidecar == {
-        "colour_order": "BGR",
+        **Contract().to_metadata(),
         "weights_sha256": "12ab",
         "onnx_sha256": sha256(onnx_path),
         "size": "64x96",
