@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,3 +13,13 @@ def tiny_model(tmp_path: Path) -> Path:
     """An ONNX file with dynamic H and W and a spec; see tiny_onnx.py for what it computes."""
     tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
     return tiny_onnx.write_tiny_onnx(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no threads that wait for each other: for tests that train."""
+    torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

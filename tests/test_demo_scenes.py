@@ -345,6 +345,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
 def test_drawing_needs_no_torch():
     code = (
         "import sys; from cpsl_deploy.data import demo; demo.render_scene(0, 'camera'); "
-        "assert 'torch' not in sys.modules"
+        "print('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

@@ -102,10 +102,11 @@ def test_command_lines_are_accepted(name: str, arguments: list[str]):
     """Options, their values and the number of arguments, as the command itself parses them."""
     context = command(name).make_context(name, list(arguments))
 
+    assert context.params.keys() >= {p.name for p in context.command.params if p.required}
     if size := context.params.get("size"):
         from cpsl_deploy.command_line import parse_size
 
-        parse_size(size)
+        assert min(parse_size(size)) > 0
 
 
 def test_every_command_is_shown_and_only_known_programs_are():

@@ -109,7 +109,9 @@ def test_legend_with_too_many_classes_keeps_the_largest() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 400), (400, 5), (30, 30)])
 def test_legend_on_a_tiny_image_is_no_error(size: tuple[int, int]) -> None:
-    draw_legend(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), CLASSES)
+    image = np.zeros((*size, 3), np.uint8)
+    draw_legend(image, np.zeros(size, np.uint8), CLASSES)
+    assert image.shape == (*size, 3)
 
 
 def test_label_png_is_a_palette_png_with_the_labels_in_it(labels: np.ndarray, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,7 +12,6 @@ from click.testing import CliRunner
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
-import torch
 from tiny_domains import CLASSES, write_domain, write_recipe
 
 from cpsl_deploy.train import RunFolder, load_model
@@ -22,15 +20,9 @@ from cpsl_deploy.train.command import main
 from cpsl_deploy.train.places import Place, open_domains
 from cpsl_deploy.train.recipe import load_recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEACHER, STUDENT = "squeezenet_fpn", "ddrnet23_slim"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -77,80 +78,97 @@ def add_rider(faces: Faces, placed: Placed, item: Item, palette: Palette) -> Non
     add_bars(faces, placed, limbs, paints)
 
 
-def _car_shape(
-    profile: dict[str, tuple[float, float]],
-) -> tuple[np.ndarray, Solid]:
+class _Shell:
+    """Corners and sides of a solid while it is put together; a side names its corners by their index."""
+
+    def __init__(self, points: list[tuple[float, float, float]]) -> None:
+        self.points = points
+        self.sides: list[Side] = []
+
+    def side(self, corners: Sequence[int], part: str, on: int = -1) -> int:
+        """Add a side, painted on another one if ``on`` names it; its own index."""
+        self.sides.append(Side(tuple(corners), part, on))
+        return len(self.sides) - 1
+
+    def new_side(self, points: Sequence[tuple[float, float, float]], part: str, on: int = -1) -> int:
+        """Add a side with corners of its own."""
+        first = len(self.points)
+        self.points.extend(points)
+        return self.side(range(first, len(self.points)), part, on)
+
+    def inset(self, on: int, u: tuple[float, float], v: tuple[float, float], part: str) -> None:
+        """Paint the part of a four-cornered side between two shares of its width and of its height."""
+        a, b, c, d = (np.array(self.points[i]) for i in self.sides[on].corners)
+        shares = ((u[0], v[0]), (u[1], v[0]), (u[1], v[1]), (u[0], v[1]))
+        corners = [((a + (b - a) * s) * (1 - t) + (d + (c - d) * s) * t).tolist() for s, t in shares]
+        self.new_side([tuple(corner) for corner in corners], part, on)
+
+
+_CAR_CORNERS = (
+    "bottom_rear",
+    "belt_rear",
+    "glass_rear",
+    "roof_rear",
+    "roof_front",
+    "glass_front",
+    "nose",
+    "bottom_front",
+)
+"""Of one half of a car; the other half's follow in the same order."""
+
+
+def _car_shape(profile: dict[str, tuple[float, float]]) -> tuple[np.ndarray, Solid]:
     """Corners, in units of a car's width, height and length, and sides."""
-    narrow = {"roof_rear", "roof_front"}
-    names = (
-        "bottom_rear",
-        "belt_rear",
-        "glass_rear",
-        "roof_rear",
-        "roof_front",
-        "glass_front",
-        "nose",
-        "bottom_front",
+    shell = _Shell(
+        [
+            (sign * (0.4 if name in ("roof_rear", "roof_front") else 0.5), profile[name][1], profile[name][0])
+            for sign in (-1, 1)
+            for name in _CAR_CORNERS
+        ]
     )
-    points: list[tuple[float, float, float]] = []
-    for sign in (-1, 1):
-        points += [(sign * (0.4 if n in narrow else 0.5), profile[n][1], profile[n][0]) for n in names]
-    br, be, gr, rr, rf, gf, no, bf = range(8)
-    right = 8
-    sides: list[Side] = []
-
-    def quad(corners: tuple[int, ...], part: str, on: int = -1) -> int:
-        sides.append(Side(corners, part, on))
-        return len(sides) - 1
-
-    def inset(on: int, u: tuple[float, float], v: tuple[float, float], part: str) -> None:
-        a, b, c, d = (np.array(points[i]) for i in sides[on].corners)
-        first = len(points)
-        for s, t in ((u[0], v[0]), (u[1], v[0]), (u[1], v[1]), (u[0], v[1])):
-            points.append(tuple(((a + (b - a) * s) * (1 - t) + (d + (c - d) * s) * t).tolist()))
-        quad((first, first + 1, first + 2, first + 3), part, on)
-
-    # Sides: lower body, then the slanted cabin with its windows and the wheels.
-    for left in (True, False):
-        o = 0 if left else right
-        lower = (
-            (o + bf, o + br, o + be, o + gr, o + gf, o + no)
-            if left
-            else (o + br, o + bf, o + no, o + gf, o + gr, o + be)
-        )
-        body = quad(lower, "body")
-        cabin = quad((o + gf, o + gr, o + rr, o + rf) if left else (o + gr, o + gf, o + rf, o + rr), "body")
-        inset(cabin, (0.07, 0.47), (0.1, 0.88), "glass")
-        inset(cabin, (0.53, 0.93), (0.1, 0.88), "glass")
-        for z in (-0.31, 0.31):
-            for radius, part in ((0.078, "rubber"), (0.04, "rim")):
-                first = len(points)
-                for k in range(10):
-                    angle = 2 * math.pi * k / 10 * (-1 if left else 1)
-                    x = -0.505 if left else 0.505
-                    points.append((x, 0.215 + radius * 2.75 * math.sin(angle), z + radius * math.cos(angle)))
-                quad(tuple(range(first, first + 10)), part, body)
-    rear = quad((br, right + br, right + be, be), "body")
-    inset(rear, (0.02, 0.2), (0.62, 0.92), "tail")
-    inset(rear, (0.8, 0.98), (0.62, 0.92), "tail")
-    inset(rear, (0.36, 0.64), (0.5, 0.72), "plate")
-    inset(rear, (0.0, 1.0), (0.0, 0.22), "trim")
-    quad((be, right + be, right + gr, gr), "body")
-    inset(quad((gr, right + gr, right + rr, rr), "body"), (0.06, 0.94), (0.08, 0.9), "glass")
-    quad((rr, right + rr, right + rf, rf), "body")
-    inset(quad((right + gf, gf, rf, right + rf), "body"), (0.04, 0.96), (0.05, 0.93), "glass")
-    quad((right + no, no, gf, right + gf), "body")
-    front = quad((right + bf, bf, no, right + no), "body")
-    inset(front, (0.03, 0.24), (0.62, 0.92), "head")
-    inset(front, (0.76, 0.97), (0.62, 0.92), "head")
-    inset(front, (0.3, 0.7), (0.3, 0.75), "trim")
+    _add_car_flanks(shell)
+    _add_car_ends(shell)
     for low, high in ((-0.49, -0.3), (0.3, 0.49)):
         for z, turned in ((-0.42, False), (0.42, True)):
-            first = len(points)
             a, b = (high, low) if turned else (low, high)
-            points.extend([(a, 0.0, z), (b, 0.0, z), (b, 0.2, z), (a, 0.2, z)])
-            quad((first, first + 1, first + 2, first + 3), "rubber")
-    return np.array(points), Solid(sides)
+            shell.new_side([(a, 0.0, z), (b, 0.0, z), (b, 0.2, z), (a, 0.2, z)], "rubber")
+    return np.array(shell.points), Solid(shell.sides)
+
+
+def _add_car_flanks(shell: _Shell) -> None:
+    """Left and right: lower body, then the slanted cabin with its windows and the wheels."""
+    for left in (True, False):
+        br, be, gr, rr, rf, gf, no, bf = range(8) if left else range(8, 16)
+        body = shell.side((bf, br, be, gr, gf, no) if left else (br, bf, no, gf, gr, be), "body")
+        cabin = shell.side((gf, gr, rr, rf) if left else (gr, gf, rf, rr), "body")
+        shell.inset(cabin, (0.07, 0.47), (0.1, 0.88), "glass")
+        shell.inset(cabin, (0.53, 0.93), (0.1, 0.88), "glass")
+        for z in (-0.31, 0.31):
+            for radius, part in ((0.078, "rubber"), (0.04, "rim")):
+                angles = [2 * math.pi * k / 10 * (-1 if left else 1) for k in range(10)]
+                x = -0.505 if left else 0.505
+                circle = [(x, 0.215 + radius * 2.75 * math.sin(a), z + radius * math.cos(a)) for a in angles]
+                shell.new_side(circle, part, body)
+
+
+def _add_car_ends(shell: _Shell) -> None:
+    """Rear, roof, windscreen, bonnet and front."""
+    br, be, gr, rr, rf, gf, no, bf = range(8)
+    right = 8
+    rear = shell.side((br, right + br, right + be, be), "body")
+    shell.inset(rear, (0.02, 0.2), (0.62, 0.92), "tail")
+    shell.inset(rear, (0.8, 0.98), (0.62, 0.92), "tail")
+    shell.inset(rear, (0.36, 0.64), (0.5, 0.72), "plate")
+    shell.inset(rear, (0.0, 1.0), (0.0, 0.22), "trim")
+    shell.side((be, right + be, right + gr, gr), "body")
+    shell.inset(shell.side((gr, right + gr, right + rr, rr), "body"), (0.06, 0.94), (0.08, 0.9), "glass")
+    shell.side((rr, right + rr, right + rf, rf), "body")
+    shell.inset(shell.side((right + gf, gf, rf, right + rf), "body"), (0.04, 0.96), (0.05, 0.93), "glass")
+    shell.side((right + no, no, gf, right + gf), "body")
+    front = shell.side((right + bf, bf, no, right + no), "body")
+    shell.inset(front, (0.03, 0.24), (0.62, 0.92), "head")
+    shell.inset(front, (0.76, 0.97), (0.62, 0.92), "head")
+    shell.inset(front, (0.3, 0.7), (0.3, 0.75), "trim")
 
 
 _HATCHBACK = {

@@ -6,7 +6,6 @@ import json
 import mmap
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -44,6 +43,8 @@ from cpsl_deploy.train.planning.table import plan_text, size
 from cpsl_deploy.train.samples import WorkingImages
 from cpsl_deploy.train.warm_up import WarmUp
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SMALL = {
     "data.source_size": [96, 128],
@@ -51,14 +52,6 @@ SMALL = {
     "data.crop": [64, 64],
     "self_labelling.bank": 1024,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -33,15 +33,9 @@ from cpsl_deploy.train.reporting.flicker import Flicker, Movement
 from cpsl_deploy.train.reporting.held_out import HeldOut, clip_times
 from cpsl_deploy.train.reporting.held_out_section import on_held_out_seconds
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPACE = ClassSpace(CLASSES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- a whole run
