@@ -32,14 +32,56 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the error above is the one to tell
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a new folder beside ``path``; put it in place of ``path`` when the block ends without an error.
+
+    On an error, or an interruption, nothing is left behind and an earlier folder at ``path`` is as it was. A
+    process that is killed between the two renames at the end leaves the earlier folder as ``.NAME.old``; the
+    next call puts it back first. Raises OutputError if the place is not writable or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    earlier = path.with_name(f".{path.name}.old")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _settle(path, earlier)
+        temporary.mkdir()
+        yield temporary
+        for written in temporary.rglob("*"):
+            if written.is_file():
+                _flush(written)
+        if path.exists():
+            os.rename(path, earlier)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):  # the error above is the one to tell
+            _settle(path, earlier)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(path: Path, earlier: Path) -> None:
+    """Whatever was interrupted: the earlier folder is back if nothing took its place, and gone if it did."""
+    if earlier.exists() and not path.exists():
+        os.rename(earlier, path)
+    elif earlier.exists():
+        shutil.rmtree(earlier)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

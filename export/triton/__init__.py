@@ -1,0 +1,1 @@
+"""A model repository that Triton Inference Server serves as it is."""
