@@ -1,193 +1,196 @@
-"""A TensorRT engine built from an exported ONNX file.
+"""A TensorRT engine beside its ONNX file: reused while it belongs to this machine, built again when not.
 
-One path serves TensorRT 10 and 11: the network is strongly typed, so the precision is the ONNX file's own
-(an engine of a float32 file computes in float32, with TF32 where the GPU has it). The engine belongs to the
-GPU model and the TensorRT version it was built with; both stand in the JSON file beside it.
+One path serves TensorRT 10 and 11: the network is strongly typed, so the precision is the ONNX file's own. A
+float32 file gives a float32 engine (with TF32 where the GPU has it, TensorRT's default), a float16 file a
+float16 one, and INT8 comes from a file with symmetric Q/DQ nodes; there is no calibrator.
 
-This module's build was checked for its API names against the Python bindings of TensorRT 10.16 and 11.4;
-it has not been run on a GPU yet.
+``model.engine`` is described by ``model.engine.json``: the ONNX file's metadata, and the key, which is the
+ONNX file's hash, the TensorRT version, the GPU's name and compute capability, the driver's CUDA version, the
+profile and the workspace limit.
+
+No engine has been built on a GPU with this yet. The names and arguments it uses of TensorRT were compared
+with the Python bindings of 10.13, 10.16 and 11.4, and its order of calls runs against a stand-in.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib
+import contextlib
+import hashlib
+import json
 import logging
-import sys
+import math
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cpsl_deploy.backends.gpu import nvidia_gpu_count
-from cpsl_deploy.backends.tensorrt_backend import write_sidecar
-from cpsl_deploy.errors import MissingExtraError, ModelFileError, UnavailableError
-from cpsl_deploy.files import sha256, write_bytes
-from cpsl_deploy.spec import METADATA_KEY, ModelSpec
+from cpsl_deploy.backends.engine_key import (
+    ENGINE_SHA256,
+    ONNX_SHA256,
+    PROFILE,
+    WORKSPACE,
+    changed_parts,
+    machine_key,
+)
+from cpsl_deploy.backends.gpu import nvidia_gpu, nvidia_gpu_count
+from cpsl_deploy.backends.tensorrt_backend import read_sidecar, sidecar_path
+from cpsl_deploy.errors import InputError, ModelFileError
+from cpsl_deploy.files import as_output_error, atomic_path, sha256
 
-from ..graph.onnx_file import read_metadata
+from .builder import Built, Job, build
+from .messages import Messages
+from .onnx_input import read_onnx
+from .profile import Profile, profile_for
+from .progress import BuildProgress, OnProgress, watched
+from .requirements import no_gpu, require_tensorrt
+from .timing_cache import keep_times, read_times, timing_cache_path
 
 _log = logging.getLogger(__name__)
 
 ENGINE_SUFFIX = ".engine"
-TIMING_CACHE = "tensorrt.timing"
-"""File beside the engine with measured kernel times: a second build on the same GPU takes seconds."""
+_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A built engine and what its sidecar says."""
+    """An engine in place."""
 
     path: Path
     sidecar: Path
-    """JSON: the ONNX file's metadata, ``onnx_sha256``, ``size``, ``tensorrt_version`` and ``gpu``."""
+    """JSON, all texts: the ONNX file's metadata, the parts of the key, and ``engine_sha256``."""
     build_s: float
+    """0 if it was there already."""
+    reused: bool
+    reason: str
+    """Why it was built, naming each part of the key that changed. Empty if it was reused."""
+
+
+def ensure_engine(
+    onnx_path: str | Path,
+    engine_path: str | Path | None = None,
+    *,
+    profile: Profile | None = None,
+    workspace_gib: float | None = None,
+    verbose: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Engine:
+    """The engine of an ONNX file for the GPU of this machine: the one in place if its key still holds, which
+    takes no time, and else a new one, in minutes. A log record says why an engine in place is replaced.
+
+    ``engine_path``: by default the ONNX file's name with ``.engine``. ``profile``: the frames it takes; by
+    default what the file fixes, and where it leaves the size free, batch 1 and the spec's size alone.
+    ``workspace_gib``: GPU memory in GiB that one layer may use as scratch space; None is all there is.
+    ``verbose``: TensorRT's own notes go to the log at INFO. ``on_progress``: see `OnProgress`.
+
+    Raises UnavailableError without a GPU or TensorRT (MissingExtraError if it is not installed), InputError
+    for a profile or limit that breaks a rule, ModelFileError if TensorRT refuses the file, OutputError if the
+    engine cannot be written. On every error, and on Ctrl-C, the ONNX file and an earlier engine stay as they
+    were.
+    """
+    return _engine(onnx_path, engine_path, profile, workspace_gib, verbose, on_progress, anew=False)
 
 
 def build_engine(
-    onnx_path: str | Path, engine_path: str | Path | None = None, *, size: tuple[int, int] | None = None
+    onnx_path: str | Path,
+    engine_path: str | Path | None = None,
+    *,
+    profile: Profile | None = None,
+    workspace_gib: float | None = None,
+    verbose: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Engine:
-    """Build an engine for the GPU of this machine, in minutes.
+    """`ensure_engine`, but built even if the one in place would do."""
+    return _engine(onnx_path, engine_path, profile, workspace_gib, verbose, on_progress, anew=True)
 
-    ``engine_path``: by default the ONNX file's name with ``.engine``. ``size``: (height, width) of the frames
-    the engine takes; needed only if the ONNX file leaves it free, and then the spec's size by default.
 
-    Raises UnavailableError without a GPU or TensorRT, ModelFileError if TensorRT refuses the file,
-    OutputError if the engine cannot be written. The ONNX file is never touched.
-    """
+def _engine(
+    onnx_path: str | Path,
+    engine_path: str | Path | None,
+    profile: Profile | None,
+    workspace_gib: float | None,
+    verbose: bool,
+    on_progress: OnProgress | None,
+    *,
+    anew: bool,
+) -> Engine:
     onnx_path = Path(onnx_path)
-    engine_path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
-    gpu, trt = _require_gpu(onnx_path), _require_tensorrt(onnx_path)
-    _log.info("building a TensorRT engine of %s; this takes minutes", onnx_path)
-    metadata = read_metadata(onnx_path)
-    started = time.perf_counter()
-    logger, progress = _logger(trt), _progress(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
-    _parse(trt, network, onnx_path, logger)
-    config = builder.create_builder_config()
-    config.progress_monitor = progress
-    spec = ModelSpec.from_json(metadata[METADATA_KEY], str(onnx_path))
-    size = _fix_size(builder, network, config, size or spec.size)
-    cache_path = engine_path.with_name(TIMING_CACHE)
-    _use_timing_cache(config, cache_path)
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise ModelFileError(
-            f"TensorRT {trt.__version__} cannot build an engine of {onnx_path} for {gpu}; its own messages "
-            "are above. Free GPU memory, or use the ONNX file, which is in place."
-        )
-    facts = {
-        "onnx_sha256": sha256(onnx_path),
-        "size": f"{size[0]}x{size[1]}",
-        "tensorrt_version": trt.__version__,
-        "gpu": gpu,
-    }
-    write_bytes(cache_path, bytes(config.get_timing_cache().serialize()))
-    write_bytes(engine_path, bytes(serialized))
-    sidecar = write_sidecar(engine_path, {**metadata, **facts})
-    return Engine(path=engine_path, sidecar=sidecar, build_s=time.perf_counter() - started)
-
-
-def _require_gpu(onnx_path: Path) -> str:
+    path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
+    workspace = _workspace_bytes(workspace_gib)
     # Before anything of TensorRT: creating its objects without a GPU ends the process.
     if nvidia_gpu_count() == 0:
-        raise UnavailableError(
-            "a TensorRT engine is built on the NVIDIA GPU it will run on, and no GPU with a working driver "
-            "was found here (nvidia-smi should list one). Export with --trt on the machine with the GPU, or "
-            f"run the ONNX file, which is in place, with onnxruntime or OpenVINO: {onnx_path}"
-        )
-    return _gpu_name()
-
-
-def _require_tensorrt(onnx_path: Path) -> Any:
-    try:
-        return importlib.import_module("tensorrt")
-    except ModuleNotFoundError as error:
-        purpose = f"building a TensorRT engine (the ONNX file is in place: {onnx_path})"
-        raise MissingExtraError("tensorrt", "trt", purpose) from error
-    except ImportError as error:
-        raise UnavailableError(
-            f"TensorRT is installed and does not load: {error}. Install it again with its libraries: "
-            f"pip install --force-reinstall 'cpsl_deploy[trt]'. The ONNX file is in place: {onnx_path}."
-        ) from error
-
-
-def _network_flags(trt: Any) -> int:
-    """Strongly typed, and explicit batch where there is still another kind: TensorRT 11 dropped the flag."""
-    flags = trt.NetworkDefinitionCreationFlag
-    names = ("STRONGLY_TYPED", "EXPLICIT_BATCH")
-    return sum(1 << int(getattr(flags, name)) for name in names if hasattr(flags, name))
-
-
-def _parse(trt: Any, network: Any, onnx_path: Path, logger: Any) -> None:
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx_path.read_bytes()):
-        errors = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
-        raise ModelFileError(f"TensorRT {trt.__version__} cannot read {onnx_path}: {errors}")
-
-
-def _fix_size(builder: Any, network: Any, config: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the engine. A free size is fixed by a profile with only that size in it."""
-    image = network.get_input(0)
-    shape = tuple(image.shape)
-    if -1 not in shape:
-        return shape[1], shape[2]
-    profile = builder.create_optimization_profile()
-    fixed = (1, *size, 3)
-    profile.set_shape(image.name, min=fixed, opt=fixed, max=fixed)
-    config.add_optimization_profile(profile)
-    return size
-
-
-def _use_timing_cache(config: Any, path: Path) -> None:
-    """Kernel times of earlier builds, unless another GPU or TensorRT version measured them."""
-    stored = path.read_bytes() if path.is_file() else b""
-    if not config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False):
-        _log.info("TensorRT: %s is of another GPU or version and is measured anew", path)
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-
-
-def _gpu_name() -> str:
-    """Of the first GPU, asked of the driver that ``nvidia_gpu_count`` has found and initialised."""
-    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    name = ctypes.create_string_buffer(256)
-    return name.value.decode() if driver.cuDeviceGetName(name, len(name), 0) == 0 else "an unknown GPU"
-
-
-def _logger(trt: Any) -> Any:
-    """TensorRT's messages as this module's log records. A class made late: its base needs the package."""
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-        trt.ILogger.INFO: logging.INFO,
+        raise no_gpu(onnx_path)
+    trt = require_tensorrt(onnx_path)
+    model = read_onnx(onnx_path)
+    profile = profile or profile_for(model.shape, model.spec.size)
+    profile.require_fit(model.shape, str(onnx_path))
+    job = Job(model=model, profile=profile, workspace_bytes=workspace, gpu=nvidia_gpu())
+    key = {
+        ONNX_SHA256: model.sha256,
+        **machine_key(job.gpu, trt.__version__),
+        PROFILE: str(profile),
+        WORKSPACE: "all" if workspace_gib is None else f"{workspace_gib:g}",
     }
+    reason = "it was asked for" if anew else _reason_to_build(path, key)
+    if not reason:
+        _log.info("%s is up to date: same ONNX file, GPU, TensorRT and driver", path)
+        return Engine(path=path, sidecar=sidecar_path(path), build_s=0.0, reused=True, reason="")
+    # Replacing an engine is worth knowing; making the first one was asked for.
+    level = logging.WARNING if path.exists() and not anew else logging.INFO
+    _log.log(level, "building the TensorRT engine %s, which takes minutes: %s", path, reason)
+    _require_writable(path)
+    started = time.perf_counter()
+    messages, progress = Messages(verbose=verbose), BuildProgress()
+    cache = timing_cache_path(job.gpu, trt.__version__)
+    try:
+        built = watched(lambda: build(trt, job, messages, progress, read_times(cache)), progress, on_progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "No engine was written; what was there before is untouched. The ONNX file is in place: "
+            f"{onnx_path}"
+        ) from None
+    _put_in_place(path, built, {**model.metadata, **key})
+    keep_times(cache, built.times)
+    seconds = time.perf_counter() - started
+    return Engine(path=path, sidecar=sidecar_path(path), build_s=seconds, reused=False, reason=reason)
 
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
 
-        def log(self, severity: Any, message: str) -> None:
-            _log.log(levels.get(severity, logging.DEBUG), "TensorRT: %s", message)
+def _workspace_bytes(workspace_gib: float | None) -> int | None:
+    if workspace_gib is None:
+        return None
+    if not (math.isfinite(workspace_gib) and 0 < workspace_gib <= 1024):
+        raise InputError(f"the workspace limit is above 0 and up to 1024 GiB; got {workspace_gib}")
+    return int(workspace_gib * _GIB)
 
-    return Logger()
+
+def _reason_to_build(path: Path, key: dict[str, str]) -> str:
+    """Empty if the engine in place has this key."""
+    if not path.is_file():
+        return "there is none yet"
+    try:
+        recorded = read_sidecar(path)
+        if changes := changed_parts(recorded, key):
+            return "; ".join(changes)
+        same = sha256(path) == recorded.get(ENGINE_SHA256)
+    except (ModelFileError, OSError):
+        return f"{sidecar_path(path).name}, which says what it was built for, is missing or damaged"
+    return "" if same else f"it is not the file that {sidecar_path(path).name} describes"
 
 
-def _progress(trt: Any) -> Any:
-    """The build's phases as log records at level INFO."""
+def _require_writable(path: Path) -> None:
+    """Rather now than after minutes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise as_output_error(error, path) from error
 
-    class Progress(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            _log.info("TensorRT: %s, %d steps", phase_name, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            _log.info("TensorRT: %s done", phase_name)
-
-    return Progress()
+def _put_in_place(path: Path, built: Built, metadata: dict[str, str]) -> None:
+    """Both files or none: they are written in full before either replaces an earlier one."""
+    described = {**metadata, ENGINE_SHA256: hashlib.sha256(built.engine).hexdigest()}
+    with contextlib.ExitStack() as files:
+        engine = files.enter_context(atomic_path(path))
+        sidecar = files.enter_context(atomic_path(sidecar_path(path)))
+        engine.write_bytes(built.engine)
+        sidecar.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
