@@ -1,7 +1,7 @@
 """``config.pbtxt``: how Triton Inference Server is to serve a model file.
 
-Every field is one of ``inference.ModelConfig`` (protobuf/model_config.proto of triton-inference-server/common)
-and was chosen after docs/user_guide/model_configuration.md and batcher.md of triton-inference-server/server:
+Every field is one of ``inference.ModelConfig`` (triton-inference-server/common, protobuf/model_config.proto),
+chosen after docs/user_guide/model_configuration.md and batcher.md of triton-inference-server/server:
 
 - A file with a free batch gets ``max_batch_size`` and dynamic batching; its dims leave the batch out. A file
   of a fixed batch cannot be batched by the server: ``max_batch_size: 0``, and its dims have the batch.

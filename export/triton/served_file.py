@@ -21,7 +21,7 @@ FREE = -1
 ENGINE_SUFFIXES = (".engine", ".plan")
 
 _DATA_TYPES = {IMAGE: "UINT8", LABELS: "UINT8", CONFIDENCE: "UINT8", LOGITS: "FP32"}
-_ONNX_TYPES = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FP32"}
+_ONNX_TYPES: dict[int, str] = {onnx.TensorProto.UINT8: "UINT8", onnx.TensorProto.FLOAT: "FP32"}
 
 
 @dataclass(frozen=True, kw_only=True)
