@@ -1,18 +1,11 @@
-"""A segmenter written as an ONNX file that carries its spec."""
+"""A segmenter written as an ONNX file that says itself what it takes, what it gives and what it was made of."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
-import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from google.protobuf.message import DecodeError
 
 from cpsl_deploy.contract import Contract
@@ -21,22 +14,18 @@ from cpsl_deploy.files import atomic_path
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 from cpsl_deploy.train.models.base import Segmenter
 
-from .deploy_graph import COLOUR_ORDER, DeployGraph
+from .deploy_graph import DeployGraph
+from .operators import check_operators
+from .tracing import OPSET, trace
 
 try:
     import onnx
-    import onnxscript  # noqa: F401  the exporter needs it and would say so late
 except ModuleNotFoundError as error:
-    raise MissingExtraError(error.name or "onnx", "export", "exporting a model") from error
+    raise MissingExtraError("onnx", "export", "exporting a model") from error
 
-OPSET = 18
-"""What torch's exporter writes whatever is asked for below it, and TensorRT 10 and OpenVINO read."""
+__all__ = ["OPSET", "export_onnx", "onnx_model", "operator_counts", "read_metadata"]
 
 _SMALLEST_SIDE = 16
-
-_EXAMPLE_SIZE = (1025, 1539)
-"""What a file with free sizes is traced with. Different and odd sides, so that nothing is taken for a rule;
-and large, because a feature map of one pixel (stride 64, pooled by 8) would be taken for a constant."""
 
 
 def export_onnx(
@@ -44,41 +33,60 @@ def export_onnx(
     spec: ModelSpec,
     path: str | os.PathLike[str],
     *,
+    contract: Contract | None = None,
     size: tuple[int, int] | None = None,
+    batch: int | None = 1,
 ) -> Path:
-    """Write ``model`` as one ONNX file, whole or not at all.
-
-    The file has one input ``image``, uint8 (1, H, W, 3) BGR, and one output ``labels``, uint8 (1, H, W).
-    ``size`` = (height, width) fixes them; None leaves both free. Its metadata are the spec (key
-    ``cpsl_deploy``), ``colour_order`` and ``weights_sha256``.
-
-    Raises InputError for a size under one stride, ModelFileError if the network cannot be exported,
+    """Write ``model`` as one ONNX file, whole or not at all. Arguments and errors: ``onnx_model``; besides,
     OutputError if the file cannot be written.
     """
-    proto = onnx_model(model, spec, size=size)
+    proto = onnx_model(model, spec, contract=contract, size=size, batch=batch)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return Path(path)
 
 
-def onnx_model(model: Segmenter, spec: ModelSpec, *, size: tuple[int, int] | None = None) -> onnx.ModelProto:
-    """``export_onnx`` without the file: the checked ONNX model in memory."""
-    if size is not None and min(size) < max(_SMALLEST_SIDE, spec.stride):
-        raise InputError(
-            f"an exported size is at least {max(_SMALLEST_SIDE, spec.stride)} pixels a side; "
-            f"got {size[0]}x{size[1]}"
-        )
-    proto = _trace(DeployGraph(model, spec).cpu(), size)
-    _drop_traces(proto)
-    if size is None:
-        _name_sides(proto)
+def onnx_model(
+    model: Segmenter,
+    spec: ModelSpec,
+    *,
+    contract: Contract | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int | None = 1,
+) -> onnx.ModelProto:
+    """The checked ONNX model of ``model``, in memory.
+
+    It has one input ``image``, uint8 (N, H, W, 3), and the outputs of ``contract`` (by default: BGR frames in,
+    labels out, fp32; shapes and types: ``cpsl_deploy.contract``). ``size`` = (height, width) of the frames and
+    ``batch`` = N are fixed, or free where None. Whatever the outputs, two values inside go by their names:
+    ``normalised`` float32 (N, 3, h, w), the image entering the network, and ``logits`` float32 (N, C, h', w').
+    The metadata are the spec (key ``cpsl_deploy``), the contract's entries and ``weights_sha256``.
+
+    Raises InputError for a size under one stride, a batch below 1, an output stride above the network's, or
+    precision int8; ModelFileError if the network cannot be exported, or only with operators that TensorRT or
+    OpenVINO do not take.
+    """
+    contract = contract or Contract()
+    least = max(_SMALLEST_SIDE, spec.stride)
+    for what, sides in (("an exported size", size), ("a network size", contract.network_size)):
+        if sides is not None and min(sides) < least:
+            raise InputError(f"{what} is at least {least} pixels a side; got {sides[0]}x{sides[1]}")
+    if batch is not None and batch < 1:
+        raise InputError(f"an exported batch is 1 frame or more, or free; got {batch}")
+    proto = trace(DeployGraph(model, spec, contract=contract, size=size).cpu(), batch)
     values = {
         METADATA_KEY: spec.to_json(),
-        **Contract(colour_order=COLOUR_ORDER).to_metadata(),
+        **contract.to_metadata(),
         "weights_sha256": spec.weights_sha256,
     }
     onnx.helper.set_model_props(proto, values)
     onnx.checker.check_model(proto, full_check=True)
+    violations = check_operators(proto)
+    if violations:
+        raise ModelFileError(
+            f"an exported file keeps to operators that TensorRT and OpenVINO take, and that of "
+            f"{type(model).__name__} does not: {'; '.join(violations[:3])}. Change the network there."
+        )
     return proto
 
 
@@ -98,67 +106,3 @@ def operator_counts(path: str | os.PathLike[str]) -> dict[str, int]:
     """How many nodes of each ONNX operator a file has, the most frequent first."""
     proto = onnx.load(os.fspath(path), load_external_data=False)
     return dict(Counter(node.op_type for node in proto.graph.node).most_common())
-
-
-@torch.no_grad()
-def _trace(graph: DeployGraph, size: tuple[int, int] | None) -> onnx.ModelProto:
-    static, free = torch.export.Dim.STATIC, torch.export.Dim.DYNAMIC
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                graph,
-                (torch.zeros(1, *(size or _EXAMPLE_SIZE), 3, dtype=torch.uint8),),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["image"],
-                output_names=["labels"],
-                external_data=False,
-                verbose=False,
-                dynamic_shapes={"image": None if size else {0: static, 1: free, 2: free, 3: static}},
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        hint = "" if size else " with free sizes; try a fixed one (--size HxW)"
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise ModelFileError(f"{type(graph.network).__name__} cannot be exported{hint}: {reason}") from error
-    assert program is not None  # it is for the legacy exporter alone
-    return program.model_proto
-
-
-def _name_sides(proto: onnx.ModelProto) -> None:
-    """Call the free sides ``height`` and ``width``; the exporter numbers them."""
-    _, height, width, _ = (dim.dim_param for dim in proto.graph.input[0].type.tensor_type.shape.dim)
-    if not height or not width or height == width:
-        raise ModelFileError(
-            "an exported file must take any size, and this network only exports for "
-            f"{height or 'one'} x {width or 'one'}. Export it with a fixed size (--size HxW)."
-        )
-    names = {height: "height", width: "width"}
-    pattern = re.compile(rf"\b({height}|{width})\b")
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = pattern.sub(lambda match: names[match[1]], dim.dim_param)
-
-
-def _drop_traces(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes on every node: Python stack traces, which name the exporter's folders."""
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    proto.graph.ClearField("metadata_props")
-    proto.graph.ClearField("doc_string")
-    for tensor in proto.graph.initializer:
-        tensor.ClearField("metadata_props")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch's exporter talks on stdout, in warnings and in many loggers about its own inner steps."""
-    disabled = logging.root.manager.disable
-    try:
-        logging.disable(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

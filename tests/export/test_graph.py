@@ -25,7 +25,7 @@ def test_labels_are_the_networks(size: tuple[int, int], align_corners: bool) -> 
     model, frame = small_model(), noise(*size)
     spec = spec_for(model, align_corners=align_corners)
     with torch.no_grad():
-        labels = DeployGraph(model, spec)(torch.from_numpy(frame)[None])
+        labels = DeployGraph(model, spec)(torch.from_numpy(frame)[None]).labels
         image = (frame[..., ::-1] / 255 - np.array(spec.mean)) / np.array(spec.std)
         logits = model(torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))).logits
         logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
@@ -51,7 +51,7 @@ def test_frames_are_bgr() -> None:
     frame[:, :10, 2] = RedSees.threshold - 1
     frame[:, 10:] = (0, 0, RedSees.threshold + 1)
     model = RedSees().eval()
-    labels = DeployGraph(model, spec_for(model))(torch.from_numpy(frame)[None])[0]
+    labels = DeployGraph(model, spec_for(model))(torch.from_numpy(frame)[None]).labels[0]
     assert (labels[:, :10] == 0).all() and (labels[:, 10:] == 3).all()
 
 
