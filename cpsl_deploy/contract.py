@@ -21,6 +21,8 @@ LABELS, CONFIDENCE, LOGITS = OUTPUTS = ("labels", "confidence", "logits")
 - ``logits`` float32 (N, classes, h, w): at the network's stride, for those who post-process themselves.
 """
 PRECISIONS = ("fp32", "fp16", "int8")
+MAX_SIDE = 1 << 15
+"""Pixels. A file that fixes a longer side, outside or inside, is refused before it asks for its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,13 @@ class Contract:
         usable = LABELS in known or LOGITS in known
         rule = f"labels or logits, or both, of {', '.join(OUTPUTS)}, in this order"
         _require("outputs", known == tuple(self.outputs) and usable, rule, ",".join(self.outputs))
-        stride_ok = isinstance(self.output_stride, int) and self.output_stride in (1, 2, 4, 8, 16, 32)
+        stride_ok = type(self.output_stride) is int and self.output_stride in (1, 2, 4, 8, 16, 32)
         _require("output_stride", stride_ok, "1, 2, 4, 8, 16 or 32", self.output_stride)
-        size_ok = self.network_size is None or (len(self.network_size) == 2 and min(self.network_size) >= 16)
-        _require("network_size", size_ok, "HEIGHTxWIDTH, each 16 or more, or free", self.network_size)
+        size_ok = self.network_size is None or (
+            len(self.network_size) == 2
+            and all(type(side) is int and 16 <= side <= MAX_SIDE for side in self.network_size)
+        )
+        _require("network_size", size_ok, f"HEIGHTxWIDTH, each 16 to {MAX_SIDE}, or free", self.network_size)
         _require("precision", self.precision in PRECISIONS, ", ".join(PRECISIONS), self.precision)
 
     def to_metadata(self) -> dict[str, str]:
@@ -72,10 +77,15 @@ class Contract:
                 f"{origin} does not say in its metadata what it takes and gives: no {', '.join(missing)}. "
                 "Export it again: cpsl-export RUN"
             )
-        stride, size = metadata["output_stride"], metadata["network_size"]
-        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+        values = {key: metadata[key] for key in cls().to_metadata()}
+        if not all(isinstance(value, str) for value in values.values()):
+            raise ModelFileError(f"{origin}: its metadata are texts. Export it again: cpsl-export RUN")
+        stride, size = values["output_stride"], values["network_size"]
+        sides = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", size)
         try:
-            _require("output_stride", re.fullmatch(r"\d{1,3}", stride) is not None, "a whole number", stride)
+            _require(
+                "output_stride", re.fullmatch("[0-9]{1,3}", stride) is not None, "a whole number", stride
+            )
             _require("network_size", size == "free" or sides is not None, "HEIGHTxWIDTH or free", size)
             return cls(
                 colour_order=metadata["colour_order"],

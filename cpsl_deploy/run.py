@@ -91,13 +91,15 @@ def run(
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> RunSummary:
     """Segment an image, a folder of images, a glob or a video file into a new folder.
 
-    ``model``: see `cpsl_deploy.load`, which also takes ``backend``, ``device`` and ``threads``; or an opened
-    Segmenter, which stays open. ``output``: by default `default_output`. The others: see `RunOptions`.
+    ``model``: see `cpsl_deploy.load`, which also takes ``backend``, ``device``, ``threads`` and
+    ``precision``; or an opened Segmenter, which stays open. ``output``: by default `default_output`. The
+    others: see `RunOptions`.
     ``progress`` is called after each frame with the frames done and their number, None if not known.
 
     Decoding, inference and encoding overlap. A KeyboardInterrupt ends the files with what is done so far and
@@ -116,7 +118,8 @@ def run(
     with contextlib.ExitStack() as stack:
         segmenter = model
         if not isinstance(segmenter, Segmenter):
-            segmenter = stack.enter_context(load(segmenter, backend=backend, device=device, threads=threads))
+            opened = load(segmenter, backend=backend, device=device, threads=threads, precision=precision)
+            segmenter = stack.enter_context(opened)
         wanted = default_output(source) if output is None else Path(output)
         if wanted.resolve() == Path(input).resolve():
             raise InputError(f"results go into a folder of their own, not into the input {input}")

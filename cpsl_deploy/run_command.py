@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from .command_line import Command
 
 
@@ -21,13 +22,18 @@ from .command_line import Command
 @click.option("--codec", help="Four letters; for .mp4 files by default mp4v.")
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt"]),
+    type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
     help="auto: onnxruntime for .onnx, tensorrt for .engine.",
 )
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cpu; cuda for engines.")
+@click.option("--device", type=click.Choice(DEVICES), help="Default: cpu; cuda where TensorRT runs.")
 @click.option("--threads", type=int, help="CPU threads of one inference.")
+@click.option(
+    "--precision",
+    type=click.Choice(OPENVINO_PRECISIONS),
+    help="In which openvino computes, by default f32; the other backends: as the file says.",
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace files of the same name in a folder that is not empty."
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +16,10 @@ import numpy as np
 
 from .backends import ENGINE_SUFFIXES, Backend, open_backend
 from .classes import ClassSpace
-from .contract import COLOUR_ORDERS, Contract
+from .contract import COLOUR_ORDERS, CONFIDENCE, LABELS, LOGITS
+from .dense_argmax import labels_from_logits
 from .errors import InputError, ModelFileError
 from .overlay import blend, draw_legend, shares
-from .spec import METADATA_KEY, ModelSpec
 
 PIXEL_TOLERANCE = 0.03
 """A frame whose number of pixels differs by no more than this from the model's is not resized."""
@@ -35,11 +36,16 @@ class Prediction:
     classes: ClassSpace
     timings_ms: dict[str, float]
     """Wall-clock milliseconds. ``pre``: checks, resizing, colour order; ``inference``: the model, with
-    normalisation, upsampling and argmax; ``post``: labels back to the frame's size."""
+    normalisation, upsampling and argmax; ``post``: labels back to the frame's size, and before that the
+    argmax if the file gives logits alone. In a batch each frame has its share of pre and inference."""
     frame: np.ndarray
     """The frame given, uint8 (H, W, 3). It is not copied: draw the overlay before reusing its memory."""
     colour_order: str
     """"BGR" or "RGB", of ``frame``."""
+    confidence: np.ndarray | None = None
+    """uint8 (H, W) at the frame's size: probability of each label, 255 for 1. None if the file gives none."""
+    logits: np.ndarray | None = None
+    """float32 (classes, h, w) at the network's stride. None if the file gives none."""
 
     @property
     def latency_ms(self) -> float:
@@ -71,31 +77,25 @@ class Segmenter:
     """An opened model. Use it in a ``with`` block or call `close`; one thread at a time."""
 
     def __init__(self, backend: Backend, origin: str) -> None:
-        """Take over an opened backend. ``origin`` names the file in errors.
-
-        Raises ModelFileError if the file's metadata has no usable spec.
-        """
-        metadata = backend.metadata
-        if METADATA_KEY not in metadata:
-            raise ModelFileError(
-                f"{origin} has no {METADATA_KEY!r} entry in its metadata, so what its labels mean is not "
-                "known. Make a file that has it with: cpsl-export RUN"
-            )
-        self.spec = ModelSpec.from_json(metadata[METADATA_KEY], origin)
+        """Take over an opened backend. ``origin`` names the file in errors."""
+        self.spec = backend.spec
         self.classes = self.spec.classes
-        self.contract = Contract.from_metadata(metadata, origin)
+        self.contract = backend.contract
         self.backend = backend
         self.origin = origin
         self._resized = self._swapped = np.empty((0, 0, 3), np.uint8)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) in pixels at which a frame of the given size enters the network.
+        """(height, width) in pixels at which a frame of the given size is given to the file.
 
-        A static file's own size; otherwise the frame's shape with as many pixels as ``spec.size`` and sides
-        that are multiples of `SIDE_MULTIPLE`, or the frame's size itself within `PIXEL_TOLERANCE` of that.
+        A static file's own size; the frame's size itself for a file that resizes inside. Otherwise the
+        frame's shape with as many pixels as ``spec.size`` and sides that are multiples of `SIDE_MULTIPLE`,
+        or the frame's size itself within `PIXEL_TOLERANCE` of that.
         """
         if self.backend.static_size is not None:
             return self.backend.static_size
+        if self.contract.network_size is not None:
+            return height, width
         ratio = self.spec.size[0] * self.spec.size[1] / (height * width)
         if abs(ratio - 1) <= PIXEL_TOLERANCE:
             return height, width
@@ -113,22 +113,103 @@ class Segmenter:
         """
         started = time.perf_counter()
         _check_frame(frame, colour_order)
+        if self.backend.batch not in (None, 1):
+            raise InputError(
+                f"{self.origin} takes {self.backend.batch} frames at a time; give them to predict_batch, or "
+                "export the model with a batch of one"
+            )
         size = self.input_size(*frame.shape[:2])
         image = self._prepare(frame, size, colour_order)
         prepared = time.perf_counter()
-        labels = self.backend.infer(image[None])[0]
+        outputs = self.backend.infer(image[None])
         inferred = time.perf_counter()
-        if labels.shape != frame.shape[:2]:
-            labels = cv2.resize(labels, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        finished = time.perf_counter()
+        return self._prediction(
+            frame, colour_order, size, outputs, 0, prepared - started, inferred - prepared
+        )
+
+    def predict_batch(self, frames: Sequence[np.ndarray], *, colour_order: str = "BGR") -> list[Prediction]:
+        """Segment frames, uint8 (H, W, 3) all of one size, in their order.
+
+        A file with a free batch runs them in one inference, one for single frames one by one; another file
+        takes as many frames as its batch says. ``colour_order``: as of `predict`.
+        Raises InputError if the frames, their number or the colour order break a rule.
+        """
+        for frame in frames:
+            _check_frame(frame, colour_order)
+        sizes = {frame.shape[:2] for frame in frames}
+        if len(sizes) > 1:
+            raise InputError(f"the frames of a batch have one size; got {', '.join(map(str, sorted(sizes)))}")
+        wanted = self.backend.batch
+        if wanted not in (None, 1, len(frames)):
+            raise InputError(
+                f"{self.origin} takes {wanted} frames at a time, no more and no less; got {len(frames)}. "
+                "Give that many, or export the model with a free batch"
+            )
+        if wanted == 1 or len(frames) < 2:
+            return [self.predict(frame, colour_order=colour_order) for frame in frames]
+        started = time.perf_counter()
+        size = self.input_size(*frames[0].shape[:2])
+        batch = np.empty((len(frames), *size, 3), np.uint8)
+        for i, frame in enumerate(frames):
+            batch[i] = self._prepare(frame, size, colour_order)
+        prepared = time.perf_counter()
+        outputs = self.backend.infer(batch)
+        inferred = time.perf_counter()
+        times = ((prepared - started) / len(frames), (inferred - prepared) / len(frames))
+        return [
+            self._prediction(frame, colour_order, size, outputs, i, *times) for i, frame in enumerate(frames)
+        ]
+
+    def _prediction(
+        self,
+        frame: np.ndarray,
+        colour_order: str,
+        size: tuple[int, int],
+        outputs: dict[str, np.ndarray],
+        index: int,
+        pre_s: float,
+        inference_s: float,
+    ) -> Prediction:
+        """Of one frame, from the outputs of the batch it was in; ``size`` is that of the file's input."""
+        started = time.perf_counter()
+        one = {name: array[index] for name, array in outputs.items()}
+        if LABELS not in one:
+            stride = self.contract.output_stride
+            dense = -(-size[0] // stride), -(-size[1] // stride)
+            try:
+                one[LABELS] = labels_from_logits(one[LOGITS], dense, align_corners=self.spec.align_corners)
+            except InputError as error:
+                raise ModelFileError(f"{self.origin}: {error}. Export it again: cpsl-export RUN") from error
+        for name in (LABELS, CONFIDENCE):
+            if name in one and one[name].shape != frame.shape[:2]:
+                one[name] = self._at_frame_size(one[name], size, frame.shape[:2])
         timings = {
-            "pre": 1e3 * (prepared - started),
-            "inference": 1e3 * (inferred - prepared),
-            "post": 1e3 * (finished - inferred),
+            "pre": 1e3 * pre_s,
+            "inference": 1e3 * inference_s,
+            "post": 1e3 * (time.perf_counter() - started),
         }
         return Prediction(
-            labels=labels, classes=self.classes, timings_ms=timings, frame=frame, colour_order=colour_order
+            labels=one[LABELS],
+            classes=self.classes,
+            timings_ms=timings,
+            frame=frame,
+            colour_order=colour_order,
+            confidence=one.get(CONFIDENCE),
+            logits=one.get(LOGITS),
         )
+
+    def _at_frame_size(
+        self, values: np.ndarray, size: tuple[int, int], frame_size: tuple[int, int]
+    ) -> np.ndarray:
+        """Labels or confidence, given for an image of ``size``, for the pixels of the frame: the nearest."""
+        if not self.spec.align_corners or values.shape == size:
+            return cv2.resize(values, frame_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        # The first and the last value lie on the first and the last pixel of the image, not a half in.
+        rows, columns = (
+            _nearest_aligned(few, side, wanted)
+            for few, side, wanted in zip(values.shape, size, frame_size, strict=True)
+        )
+        return values[rows[:, None], columns]
 
     def _prepare(self, frame: np.ndarray, size: tuple[int, int], colour_order: str) -> np.ndarray:
         """The frame as the model takes it: the frame itself if nothing is to do, else a buffer that the next
@@ -149,8 +230,10 @@ class Segmenter:
             **self.backend.describe(),
             "model": self.origin,
             "architecture": self.spec.architecture,
-            "size": list(self.backend.static_size or self.spec.size),
+            "size": list(self.backend.static_size or self.contract.network_size or self.spec.size),
             "static": self.backend.static_size is not None,
+            "outputs": list(self.contract.outputs),
+            "output_stride": self.contract.output_stride,
             "classes": len(self.classes),
         }
 
@@ -176,24 +259,23 @@ def load(
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Segmenter:
     """Open a model file (``.onnx``, ``.engine``, ``.plan``) or the run folder that holds one ``model.onnx``.
 
-    ``backend``: "onnxruntime", "openvino", "tensorrt", or "auto": onnxruntime for ONNX files, tensorrt for
-    engines. ``device``: "cpu" or "cuda"; None is the CPU for an ONNX file and the GPU for an engine.
-    ``threads``: CPU threads of one inference; None leaves it to the library.
+    ``backend``: "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", or "auto": onnxruntime for
+    ONNX files, tensorrt for engines. ``device``: "cpu" or "cuda"; None is the GPU for an engine and for
+    onnxruntime-tensorrt, else the CPU. ``threads``: CPU threads of one inference; None leaves it to the
+    library. ``precision``: in which OpenVINO computes, "f32" (None), "bf16" or "f16"; the other backends
+    compute in the precision of the file.
 
     Raises ModelFileError if the file is missing, damaged or not one of this project, UnavailableError if the
-    device cannot really be used, MissingExtraError (it names the pip command) if the library is not
-    installed, InputError for other values of the arguments.
+    device or the precision cannot really be used, MissingExtraError (it names the pip command) if the library
+    is not installed, InputError for other values of the arguments.
     """
     path = find_model(path)
-    opened = open_backend(path, backend=backend, device=device, threads=threads)
-    try:
-        return Segmenter(opened, str(path))
-    except ModelFileError:
-        opened.close()
-        raise
+    opened = open_backend(path, backend=backend, device=device, threads=threads, precision=precision)
+    return Segmenter(opened, str(path))
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:
@@ -218,6 +300,14 @@ def find_model(path: str | os.PathLike[str]) -> Path:
 
 def _buffer_of(buffer: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return buffer if buffer.shape[:2] == size else np.empty((*size, 3), np.uint8)
+
+
+def _nearest_aligned(few: int, side: int, wanted: int) -> np.ndarray:
+    """int64 (wanted,): which of ``few`` values, aligned with the corners of an image ``side`` pixels long, is
+    nearest to each pixel of a frame ``wanted`` pixels long that was resized to that image."""
+    at = (np.arange(wanted) + 0.5) * (side / wanted) - 0.5
+    scale = (few - 1) / (side - 1) if side > 1 else 0.0
+    return np.clip(np.rint(at * scale), 0, few - 1).astype(np.int64)
 
 
 def _check_frame(frame: np.ndarray, colour_order: str) -> None:

@@ -1,7 +1,8 @@
 """The parts of cuda.bindings.runtime and tensorrt that an inference calls, in host memory.
 
-An "engine" is a file that says its size, ``96x160``, and labels every pixel with its first channel;
-``profile 96x160`` is one whose profile allows that size only, ``profile 96x160 200x200`` allows all between.
+An "engine" is a file that says its size, ``96x160``, and labels every pixel with the four classes' share of
+its first channel; ``profile 96x160`` is one whose profile allows that size only, ``profile 96x160 4x200x200``
+one that allows all between, and 1 to 4 frames.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Cuda:
         return (cudaError_t.cudaSuccess,)
 
     def cudaMemcpyAsync(self, to: int, origin: int, size: int, kind: cudaMemcpyKind, stream: int) -> tuple:
-        assert len(self.allocated[to]) == len(self.allocated[origin]) == size and stream in self.streams
+        assert len(self.allocated[to]) == len(self.allocated[origin]) >= size > 0 and stream in self.streams
         ctypes.memmove(to, origin, size)
         return (cudaError_t.cudaSuccess,)
 
@@ -73,54 +74,77 @@ class TensorIOMode(enum.Enum):
     OUTPUT = 2
 
 
+def label_of(blue: np.ndarray) -> np.ndarray:
+    """What the engine makes of the first channel: uint8, 0 to 3."""
+    return blue // 64
+
+
 class Context:
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.shape: tuple[int, ...] = ()
         self.addresses: dict[str, int] = {}
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert name == "image" and shape == (1, *self.size, 3)
+        assert name == "image"
+        limits = zip(self.engine.least, shape, self.engine.most, strict=True)
+        if not all(low <= side <= high for low, side, high in limits):
+            return False
+        self.shape = shape
         return True
 
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return {"image": self.shape, "labels": self.shape[:3], "logits": (self.shape[0], 4, 2, 2)}[name]
+
     def execute_async_v3(self, stream_handle: int) -> bool:
-        pixels = self.size[0] * self.size[1]
+        pixels = int(np.prod(self.shape[:3]))
         image, labels = (
             np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(self.addresses[name]))
             for name, count in (("image", 3 * pixels), ("labels", pixels))
         )
-        labels[:] = image[::3]
+        labels[:] = label_of(image[::3])
+        if "logits" in self.addresses:
+            count = 16 * self.shape[0]
+            logits = np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses["logits"]))
+            logits[:] = np.arange(count)
         return True
 
 
 class Engine:
-    num_io_tensors = 2
-
     def __init__(self, text: str) -> None:
-        sizes = [word.split("x") for word in text.removeprefix("profile").split()]
-        self.sizes = [(int(height), int(width)) for height, width in sizes]
-        self.size = (-1, -1) if text.startswith("profile") else self.sizes[0]
+        words = text.removeprefix("profile").removesuffix("logits").split()
+        shapes = [[int(side) for side in word.split("x")] for word in words]
+        self.least, self.most = (
+            (*([1] if len(sides) == 2 else []), *sides, 3) for sides in (shapes[0], shapes[-1])
+        )
+        self.shape = (-1, -1, -1, 3) if text.startswith("profile") else self.least
+        self.names = ("image", "labels", *(["logits"] if text.endswith("logits") else []))
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.names)
 
     def get_tensor_name(self, index: int) -> str:
-        return ("image", "labels")[index]
+        return self.names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name == "image" else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "UINT8"
+        return "FLOAT" if name == "logits" else "UINT8"
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (1, *self.size, 3) if name == "image" else (1, *self.size)
+        return {"image": self.shape, "labels": self.shape[:3], "logits": (self.shape[0], 4, -1, -1)}[name]
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-        least, most = (1, *self.sizes[0], 3), (1, *self.sizes[-1], 3)
-        return [least, least, most]
+        assert -1 in self.shape, "an engine without free sides may have no profile"
+        return [self.least, self.least, self.most]
 
     def create_execution_context(self) -> Context:
-        return Context(self.sizes[0])
+        return Context(self)
 
 
 class Runtime:
@@ -141,6 +165,6 @@ class Logger:
 def tensorrt_module() -> types.ModuleType:
     module = types.ModuleType("tensorrt")
     module.__version__ = "10.16.1"
-    module.nptype = lambda data_type: np.uint8
+    module.nptype = {"UINT8": np.uint8, "FLOAT": np.float32}.get
     module.TensorIOMode, module.Runtime, module.Logger = TensorIOMode, Runtime, Logger
     return module

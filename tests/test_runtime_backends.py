@@ -76,6 +76,10 @@ def test_other_peoples_onnx(tmp_path: Path, backend: str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     path = tmp_path / "other.onnx"
     path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="no 'cpsl_deploy' entry"):
+        load(path, backend=backend)
+    onnx.helper.set_model_props(model, tiny_onnx.tiny_metadata())
+    path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match=r"not a model of this project.*inputs \['x'\]"):
         load(path, backend=backend)
 
@@ -85,10 +89,11 @@ def test_infer_checks_its_input(tiny_model: Path, backend: str) -> None:
     pytest.importorskip(backend)
     with open_backend(tiny_model, backend=backend, threads=1) as opened:
         assert opened.name == backend and opened.device == "cpu" and opened.static_size is None
+        assert opened.batch == 1
         for frame in (np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8, 3), np.int8)):
             with pytest.raises(InputError, match="uint8 frames of shape"):
                 opened.infer(frame)
-        assert opened.infer(np.zeros((1, 8, 9, 3), np.uint8)).shape == (1, 8, 9)
+        assert opened.infer(np.zeros((1, 8, 9, 3), np.uint8))["labels"].shape == (1, 8, 9)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +235,9 @@ class TestEngineWithAStandInForTheGpu:
             kept = first.copy()
             second = segmenter.predict(255 - tiny_onnx.street(), colour_order="RGB").labels
         np.testing.assert_array_equal(first, kept)
-        np.testing.assert_array_equal(first, tiny_onnx.street()[..., 2])  # the stand-in gives channel 0: blue
-        np.testing.assert_array_equal(second, 255 - first)
+        blue = tiny_onnx.street()[..., 2]
+        np.testing.assert_array_equal(first, stand_in_gpu.label_of(blue))
+        np.testing.assert_array_equal(second, stand_in_gpu.label_of(255 - blue))
         assert gpu_calls.allocated == {} and gpu_calls.streams == set()
 
     def test_engine_of_another_version(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
@@ -239,10 +245,31 @@ class TestEngineWithAStandInForTheGpu:
         with pytest.raises(ModelFileError, match=r"only with the version.*cpsl-export RUN --trt"):
             load(engine)
 
-    def test_engine_with_free_sizes(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
-        engine.write_bytes(b"profile 96x160 200x200")
-        with pytest.raises(ModelFileError, match="--size HEIGHTxWIDTH"):
+    def test_engine_with_free_sizes_and_batch(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        """Frames between the ends of the profile run one after the other through the same buffers."""
+        engine.write_bytes(b"profile 64x64 4x200x200")
+        rng = np.random.default_rng(0)
+        with open_backend(engine) as opened:
+            assert opened.static_size is None and opened.batch is None
+            for shape in ((1, 64, 64, 3), (4, 200, 200, 3), (2, 96, 160, 3)):
+                frames = rng.integers(0, 256, shape, dtype=np.uint8)
+                labels = opened.infer(frames)["labels"]
+                np.testing.assert_array_equal(labels, stand_in_gpu.label_of(frames[..., 0]))
+            for shape in ((5, 96, 160, 3), (1, 63, 64, 3), (1, 64, 201, 3)):
+                with pytest.raises(InputError, match=r"from \(1, 64, 64, 3\) to \(4, 200, 200, 3\)"):
+                    opened.infer(np.zeros(shape, np.uint8))
+        assert gpu_calls.allocated == {} and gpu_calls.streams == set()
+
+    def test_engine_with_logits(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        engine.write_bytes(b"96x160 logits")
+        with pytest.raises(ModelFileError, match=r"outputs \['labels', 'logits'\]"):
             load(engine)
+        tensorrt_backend.write_sidecar(engine, tiny_onnx.tiny_metadata(outputs="labels,logits"))
+        with load(engine) as segmenter:
+            prediction = segmenter.predict(tiny_onnx.street())
+        assert prediction.logits is not None and prediction.logits.dtype == np.float32
+        np.testing.assert_array_equal(prediction.logits.ravel(), np.arange(16))
+        assert gpu_calls.allocated == {}
 
     def test_full_gpu_memory_is_told_and_nothing_leaks(
         self, engine: Path, gpu_calls: stand_in_gpu.Cuda

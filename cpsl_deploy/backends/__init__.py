@@ -8,11 +8,13 @@ from pathlib import Path
 from ..errors import InputError, ModelFileError
 from .base import Backend
 
-__all__ = ["BACKENDS", "DEVICES", "ENGINE_SUFFIXES", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "DEVICES", "ENGINE_SUFFIXES", "OPENVINO_PRECISIONS", "Backend", "open_backend"]
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt")
+BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt")
 DEVICES = ("cpu", "cuda")
 ENGINE_SUFFIXES = (".engine", ".plan")
+OPENVINO_PRECISIONS = ("f32", "bf16", "f16")
+"""In which OpenVINO can be asked to compute; the others compute as the file says."""
 
 
 def open_backend(
@@ -21,24 +23,21 @@ def open_backend(
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
 ) -> Backend:
     """Open a model file with one of `BACKENDS`.
 
     ``backend``: "auto" takes onnxruntime for ``.onnx`` and tensorrt for ``.engine`` and ``.plan``.
-    ``device``: "cpu" or "cuda"; None is the CPU for an ONNX file and the GPU for an engine.
+    ``device``: "cpu" or "cuda"; None is the GPU for an engine and for onnxruntime-tensorrt, else the CPU.
     ``threads``: CPU threads of one inference, 1 or more; None leaves it to the library.
+    ``precision``: for openvino one of `OPENVINO_PRECISIONS`, None is "f32"; the others have the file's.
 
     Raises InputError for values that break these rules, ModelFileError if the file is missing, damaged or
-    of another kind, UnavailableError if the device cannot really be used, MissingExtraError if the
-    library is not installed.
+    of another kind, UnavailableError if the device or precision cannot really be used, MissingExtraError if
+    the library is not installed, OutputError if onnxruntime-tensorrt cannot keep its engines.
     """
     path = Path(path)
-    if backend not in ("auto", *BACKENDS):
-        raise InputError(f"a backend is auto, {', '.join(BACKENDS)}; got {backend!r}")
-    if device not in (None, *DEVICES):
-        raise InputError(f"a device is {' or '.join(DEVICES)}; got {device!r}")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads is 1 or more; got {threads}")
+    _check_arguments(backend, device, threads, precision)
     is_engine = path.suffix in ENGINE_SUFFIXES
     _check_file(path)
     if backend == "auto":
@@ -46,19 +45,37 @@ def open_backend(
     if (backend == "tensorrt") != is_engine:
         raise InputError(
             f"{path.name} cannot be run by {backend}: tensorrt runs {' and '.join(ENGINE_SUFFIXES)} files "
-            "(made by cpsl-export --trt), onnxruntime and openvino run .onnx files"
+            "(made by cpsl-export --trt), the others run .onnx files"
         )
-    if backend == "onnxruntime":
-        from .onnxruntime_backend import OnnxRuntimeBackend
+    if precision is not None and backend != "openvino":
+        raise InputError(
+            f"{backend} computes in the precision of the file, and {precision!r} was asked for. Export a "
+            "file of another precision, or use --backend openvino"
+        )
+    if backend.startswith("onnxruntime"):
+        from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRTBackend
 
-        return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads)
+        if backend == "onnxruntime":
+            return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads)
+        return OnnxRuntimeTensorRTBackend(path, device=device or "cuda", threads=threads)
     if backend == "openvino":
         from .openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(path, device=device or "cpu", threads=threads)
+        return OpenVinoBackend(path, device=device or "cpu", threads=threads, precision=precision or "f32")
     from .tensorrt_backend import TensorRTBackend
 
     return TensorRTBackend(path, device=device or "cuda")
+
+
+def _check_arguments(backend: str, device: str | None, threads: int | None, precision: str | None) -> None:
+    if backend not in ("auto", *BACKENDS):
+        raise InputError(f"a backend is auto, {', '.join(BACKENDS)}; got {backend!r}")
+    if device not in (None, *DEVICES):
+        raise InputError(f"a device is {' or '.join(DEVICES)}; got {device!r}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is 1 or more; got {threads}")
+    if precision not in (None, *OPENVINO_PRECISIONS):
+        raise InputError(f"an OpenVINO precision is {', '.join(OPENVINO_PRECISIONS)}; got {precision!r}")
 
 
 def _check_file(path: Path) -> None:

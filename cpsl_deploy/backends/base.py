@@ -8,56 +8,108 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..contract import CONFIDENCE, LABELS, LOGITS, Contract
 from ..errors import InputError, ModelFileError
+from ..spec import ModelSpec
+from .signature import INPUT_NAME, Description, Ports, check_class_count, check_signature
 
-INPUT_NAME = "image"
-OUTPUT_NAME = "labels"
+__all__ = ["INPUT_NAME", "Backend"]
 
 
 class Backend(ABC):
     """Runs one opened model file. Use it in a ``with`` block or call `close`.
 
-    An object serves one thread at a time. Subclasses set the attributes below and write `infer_impl`.
+    An object serves one thread at a time. Subclasses call `describe_file` before they give the file to their
+    library and `check_ports` after, set ``device``, and write `infer_impl`.
     """
 
     name: ClassVar[str]
     """Of the library, as `open_backend` takes it."""
     device: str
     """What really runs the model: "cpu" or "cuda"."""
+    origin: str
+    """The file, for errors."""
     metadata: dict[str, str]
     """Key to text, as written into the file by the export."""
+    spec: ModelSpec
+    contract: Contract
     static_size: tuple[int, int] | None
     """(height, width) in pixels if the file takes no other size."""
+    batch: int | None
+    """Frames that one inference takes; None if any number."""
     _closed = False
 
-    def infer(self, frame: np.ndarray) -> np.ndarray:
-        """Labels uint8 (1, H, W) of a frame uint8 (1, H, W, 3).
+    def describe_file(self, origin: str, metadata: dict[str, str]) -> None:
+        """Take over a file's metadata. Raises ModelFileError if they miss something or are damaged."""
+        described = Description.from_metadata(metadata, origin)
+        self.origin, self.metadata = origin, metadata
+        self.spec, self.contract = described.spec, described.contract
 
-        The frame's channels are in the order the file's metadata states. The labels are the caller's: no
-        later call writes into them. Raises InputError if the frame breaks a rule or the backend is closed.
+    def check_ports(self, inputs: Ports, outputs: Ports) -> None:
+        """Take over what sizes the file takes. Raises ModelFileError if it is not what its metadata say."""
+        described = Description(spec=self.spec, contract=self.contract)
+        signature = check_signature(self.origin, described, inputs, outputs)
+        self.static_size, self.batch = signature.size, signature.batch
+
+    def infer(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """What the model gives for frames uint8 (N, H, W, 3), by the names of `contract.OUTPUTS`.
+
+        The channels are in the order the file's metadata state. ``labels`` and ``confidence`` are uint8
+        (N, ceil(H/s), ceil(W/s)) for the contract's output stride s, ``logits`` float32 (N, classes, h, w).
+        The arrays are the caller's: no later call writes into them.
+
+        Raises InputError if the frames break a rule or the backend is closed, ModelFileError if what comes
+        out is not what the file's metadata promise.
         """
         if self._closed:
             raise InputError(f"this {self.name} backend is closed; open the model again")
-        if frame.dtype != np.uint8 or frame.ndim != 4 or frame.shape[0] != 1 or frame.shape[3] != 3:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or not frames.size or frames.shape[3] != 3:
             raise InputError(
-                f"a backend takes uint8 frames of shape (1, H, W, 3); got {frame.dtype} {frame.shape}"
+                f"a backend takes uint8 frames of shape (N, H, W, 3), not empty; got {frames.dtype} "
+                f"{frames.shape}"
             )
-        if self.static_size is not None and frame.shape[1:3] != self.static_size:
+        if self.static_size is not None and frames.shape[1:3] != self.static_size:
             raise InputError(
                 f"this model takes frames of {_size_text(self.static_size)} only; got "
-                f"{_size_text(frame.shape[1:3])}. Resize them, or export the model without a static size"
+                f"{_size_text(frames.shape[1:3])}. Resize them, or export the model without a static size"
             )
-        labels = self.infer_impl(np.ascontiguousarray(frame))
-        if labels.dtype != np.uint8 or labels.shape != frame.shape[:3]:
+        if self.batch is not None and len(frames) != self.batch:
+            raise InputError(
+                f"this model takes {self.batch} frames at a time, no more and no less; got {len(frames)}. "
+                "Give that many, or export the model with a free batch"
+            )
+        outputs = self.infer_impl(np.ascontiguousarray(frames))
+        self._check_outputs(outputs, frames.shape)
+        return outputs
+
+    def _check_outputs(self, outputs: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
+        stride, classes = self.contract.output_stride, len(self.spec.class_names)
+        dense = (shape[0], -(-shape[1] // stride), -(-shape[2] // stride))
+        for name in (LABELS, CONFIDENCE):
+            array = outputs.get(name)
+            if array is not None and (array.dtype != np.uint8 or array.shape != dense):
+                raise ModelFileError(
+                    f"{self.origin}: {name} of frames {shape} are uint8 {dense}; this file gave "
+                    f"{array.dtype} {array.shape}. Export it again: cpsl-export RUN"
+                )
+        labels = outputs.get(LABELS)
+        if labels is not None and (highest := int(labels.max())) >= classes:
             raise ModelFileError(
-                f"a model's labels are uint8 of the frame's size {frame.shape[:3]}; this one gave "
-                f"{labels.dtype} {labels.shape}. Export it again with cpsl-export"
+                f"{self.origin} gave the label {highest} and its spec names {classes} classes, 0 to "
+                f"{classes - 1}. The two are not of one model; export it again: cpsl-export RUN"
             )
-        return labels
+        logits = outputs.get(LOGITS)
+        if logits is not None:
+            if logits.dtype != np.float32 or logits.ndim != 4 or len(logits) != shape[0] or not logits.size:
+                raise ModelFileError(
+                    f"{self.origin}: logits are float32 (N, classes, h, w); this file gave {logits.dtype} "
+                    f"{logits.shape} for {shape[0]} frames. Export it again: cpsl-export RUN"
+                )
+            check_class_count(self.origin, logits.shape[1], self.spec)
 
     @abstractmethod
-    def infer_impl(self, frame: np.ndarray) -> np.ndarray:
-        """As `infer`, for a frame that is checked and contiguous."""
+    def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """As `infer`, for frames that are checked and contiguous."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -77,37 +129,6 @@ class Backend(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_signature(
-    origin: str,
-    inputs: dict[str, tuple[str, tuple[Any, ...]]],
-    outputs: dict[str, tuple[str, tuple[Any, ...]]],
-) -> tuple[int, int] | None:
-    """The static (height, width) of a model file, or None if both are free.
-
-    ``inputs`` and ``outputs``: name -> (data type as "uint8", shape with anything but an int for a free
-    side). Raises ModelFileError unless there is one input ``image`` uint8 (1, H, W, 3) and one output
-    ``labels`` uint8 (1, H, W).
-    """
-    rule = (
-        f"{origin} is not a model of this project: one has an input {INPUT_NAME!r} uint8 (1, H, W, 3) and an "
-        f"output {OUTPUT_NAME!r} uint8 (1, H, W). Make one with: cpsl-export RUN"
-    )
-    if list(inputs) != [INPUT_NAME] or list(outputs) != [OUTPUT_NAME]:
-        raise ModelFileError(f"{rule}. This file has inputs {sorted(inputs)} and outputs {sorted(outputs)}")
-    input_type, shape = inputs[INPUT_NAME]
-    output_type, _ = outputs[OUTPUT_NAME]
-    if (input_type, output_type) != ("uint8", "uint8") or len(shape) != 4 or shape[3] != 3:
-        raise ModelFileError(f"{rule}. This file takes {input_type} {shape} and gives {output_type}")
-    sides = [side if isinstance(side, int) and side > 0 else None for side in shape[1:3]]
-    if sides[0] is None and sides[1] is None:
-        return None
-    if sides[0] is None or sides[1] is None:
-        raise ModelFileError(
-            f"{origin} has one free side and one fixed: {shape}. Export it again, all fixed or all free"
-        )
-    return sides[0], sides[1]
 
 
 def _size_text(size: tuple[int, ...]) -> str:

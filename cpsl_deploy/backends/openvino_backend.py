@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingExtraError, ModelFileError, UnavailableError
-from .base import Backend, check_signature
-
-PRECISIONS = ("f32", "bf16", "f16")
+from . import OPENVINO_PRECISIONS
+from .base import Backend
+from .onnx_file import read_onnx_metadata
+from .signature import Ports
 
 
 class OpenVinoBackend(Backend):
     """OpenVINO on the CPU.
 
     Left to itself OpenVINO computes in bf16 where the CPU has it, which is faster and changes about 1 % of
-    the labels. Here f32 is asked for explicitly unless the caller chooses otherwise.
+    the labels. Here f32 is asked for explicitly unless the caller chooses otherwise, and a precision that
+    OpenVINO replaces by another one, as it does with f16 on CPUs without it, is an error.
     """
 
     name = "openvino"
@@ -25,14 +27,15 @@ class OpenVinoBackend(Backend):
     def __init__(
         self, path: Path, *, device: str = "cpu", threads: int | None = None, precision: str = "f32"
     ) -> None:
-        """Open an ONNX file. ``precision``: one of `PRECISIONS`. See `open_backend` for the other arguments
-        and errors."""
-        if precision not in PRECISIONS:
-            raise InputError(f"an OpenVINO precision is {', '.join(PRECISIONS)}; got {precision!r}")
+        """Open an ONNX file. ``precision``: one of `OPENVINO_PRECISIONS`. See `open_backend` for the other
+        arguments and errors."""
+        if precision not in OPENVINO_PRECISIONS:
+            raise InputError(f"an OpenVINO precision is {', '.join(OPENVINO_PRECISIONS)}; got {precision!r}")
         if device != "cpu":
             raise UnavailableError(
                 f"openvino runs on the CPU here; for device {device!r} use --backend onnxruntime"
             )
+        self.describe_file(str(path), read_onnx_metadata(path))
         try:
             import openvino
         except ImportError as error:
@@ -46,21 +49,30 @@ class OpenVinoBackend(Backend):
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(path)
+            inputs, outputs = _ports(model.inputs), _ports(model.outputs)
             compiled = core.compile_model(model, "CPU", properties)
-        except RuntimeError as error:
-            reason = [line for line in str(error).splitlines() if line.strip()][-1]
+        # What OpenVINO throws comes as RuntimeError, and names that are not UTF-8 as ValueError.
+        except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
             raise ModelFileError(
-                f"{path} is not a usable ONNX file, or damaged ({reason}). Export it again: cpsl-export RUN"
+                f"{path} is not a usable ONNX file, or damaged ({_last_line(error)}). Export it again: "
+                "cpsl-export RUN"
             ) from error
+        self.check_ports(inputs, outputs)
         self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
-        self._precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.metadata = _metadata(model)
-        self.static_size = check_signature(str(path), _ports(model.inputs), _ports(model.outputs))
+        self._precision = _require_really(compiled, precision)
+        self._order = [(name, list(outputs).index(name)) for name in self.contract.outputs]
         self._request = compiled.create_infer_request()
 
-    def infer_impl(self, frame: np.ndarray) -> np.ndarray:
-        # The frame is read in place; the result is a view of the request's own buffer, hence the copy.
-        return self._request.infer([frame], share_inputs=True, share_outputs=True)[0].copy()
+    def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            results = self._request.infer([frames], share_inputs=True, share_outputs=True)
+        except (RuntimeError, MemoryError) as error:
+            raise ModelFileError(
+                f"{self.origin} cannot be run on frames {frames.shape} ({_last_line(error)}). The file is "
+                "damaged or not for this size; export it again: cpsl-export RUN"
+            ) from error
+        # The frames are read in place; the results are views of the request's own buffers, hence the copies.
+        return {name: results[index].copy() for name, index in self._order}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -76,20 +88,28 @@ class OpenVinoBackend(Backend):
         self._request = None
 
 
-def _metadata(model: Any) -> dict[str, str]:
-    """The ONNX file's metadata, which OpenVINO keeps as "framework" in its run-time information."""
-    if not model.has_rt_info("framework"):
-        return {}
-    return {
-        key: str(getattr(value, "value", value))
-        for key, value in model.get_rt_info("framework").value.items()
-    }
+def _require_really(compiled: Any, precision: str) -> str:
+    """The precision in which a compiled model computes. Raises UnavailableError if it, or the device, is
+    another one than was asked for."""
+    devices = list(compiled.get_property("EXECUTION_DEVICES"))
+    got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if devices != ["CPU"] or got != precision:
+        raise UnavailableError(
+            f"OpenVINO was asked for {precision} on the CPU and would compute in {got} on "
+            f"{', '.join(devices)}: this machine does not have what was asked for. Use --precision "
+            f"{got if got in OPENVINO_PRECISIONS else 'f32'}"
+        )
+    return got
 
 
-def _ports(ports: Any) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    described = {}
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def _ports(ports: Any) -> Ports:
+    described: Ports = {}
     for port in ports:
         shape = tuple(side.get_length() if side.is_static else None for side in port.partial_shape)
-        data_type = port.element_type.to_dtype().name
-        described[port.any_name] = (data_type, shape)
+        described[port.any_name] = (port.element_type.to_dtype().name, shape)
     return described

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CpslError, MissingExtraError, ModelFileError, UnavailableError
+from ..errors import CpslError, InputError, MissingExtraError, ModelFileError, UnavailableError
 from ..files import write_json
-from .base import INPUT_NAME, OUTPUT_NAME, Backend, check_signature
+from .base import INPUT_NAME, Backend
+from .engine_key import require_own_engine
 from .gpu import nvidia_gpu_count
 
 
@@ -60,7 +61,10 @@ def read_sidecar(engine: str | os.PathLike[str]) -> dict[str, str]:
 
 
 class TensorRTBackend(Backend):
-    """A TensorRT engine with static sizes, one stream, page-locked host buffers for all frames."""
+    """A TensorRT engine, one stream, page-locked host buffers for the largest input of its profile.
+
+    Free sides and a free batch are free within the engine's first optimisation profile.
+    """
 
     name = "tensorrt"
 
@@ -68,7 +72,7 @@ class TensorRTBackend(Backend):
         """Open an engine. Raises UnavailableError without a GPU, MissingExtraError without TensorRT and
         cuda-bindings, ModelFileError if the engine or its JSON file is missing, damaged or was built by
         another TensorRT version or for another GPU."""
-        self.metadata = read_sidecar(path)
+        self.describe_file(str(path), read_sidecar(path))
         # First of all: creating a TensorRT runtime without a GPU does not raise, it ends the process.
         if device != "cuda" or nvidia_gpu_count() == 0:
             wanted = "was asked for" if device != "cuda" else "has no GPU: the NVIDIA driver offers none"
@@ -87,8 +91,8 @@ class TensorRTBackend(Backend):
         self._cuda = _Cuda(runtime)
         self._engine: Any = None
         self._context: Any = None
-        self._image: Any = None
-        self._labels: Any = None
+        self._image: _Buffer | None = None
+        self._outputs: dict[str, _Buffer] = {}
         try:
             self._prepare(tensorrt, path)
         except CpslError:
@@ -96,31 +100,56 @@ class TensorRTBackend(Backend):
             raise
 
     def _prepare(self, tensorrt: Any, path: Path) -> None:
+        require_own_engine(path, self.metadata, self._version)
         self._engine = self._deserialize(tensorrt, path)
         inputs, outputs = self._ports(tensorrt)
-        self.static_size = check_signature(str(path), inputs, outputs)
-        if self.static_size is None:
-            raise ModelFileError(
-                f"{path} was built for free sizes; engines here have one size. Build it again: "
-                "cpsl-export RUN --trt --size HEIGHTxWIDTH"
-            )
-        height, width = self.static_size
+        self.check_ports(inputs, outputs)
+        self._least, self._most = self._input_range()
         self._context = self._engine.create_execution_context()
-        self._context.set_input_shape(INPUT_NAME, (1, height, width, 3))
         self._stream = self._cuda.stream()
-        self._image = self._cuda.buffer((1, height, width, 3))
-        self._labels = self._cuda.buffer((1, height, width))
+        self._shape: tuple[int, ...] = ()
+        self._set_shape(self._most)
+        self._image = self._cuda.buffer(self._most, np.dtype(np.uint8))
         self._context.set_tensor_address(INPUT_NAME, self._image.device)
-        self._context.set_tensor_address(OUTPUT_NAME, self._labels.device)
+        for name in self.contract.outputs:
+            buffer = self._cuda.buffer(self._output_shape(name), np.dtype(outputs[name][0]))
+            self._outputs[name] = buffer
+            self._context.set_tensor_address(name, buffer.device)
 
-    def infer_impl(self, frame: np.ndarray) -> np.ndarray:
-        np.copyto(self._image.host, frame)
-        self._cuda.to_device(self._image, self._stream)
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
+        if shape == self._shape:
+            return
+        fits = all(
+            low <= side <= high for low, side, high in zip(self._least, shape, self._most, strict=True)
+        )
+        if not fits or not self._context.set_input_shape(INPUT_NAME, shape):
+            raise InputError(
+                f"this engine takes frames (N, H, W, 3) from {self._least} to {self._most}; got {shape}. "
+                "Resize them, or build an engine for them: cpsl-export RUN --trt"
+            )
+        self._shape = shape
+
+    def _output_shape(self, name: str) -> tuple[int, ...]:
+        shape = tuple(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 1:
+            raise ModelFileError(
+                f"the size of {name} is not known before {self.origin} has run: TensorRT gives {shape} for "
+                f"frames {self._shape}. Build the engine again: cpsl-export RUN --trt"
+            )
+        return shape
+
+    def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        assert self._image is not None  # only when closed, and then nothing comes here
+        self._set_shape(frames.shape)
+        np.copyto(self._image.part(frames.shape), frames)
+        self._cuda.to_device(self._image, frames.nbytes, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
             raise UnavailableError("TensorRT could not run the engine; its own log above says why")
-        self._cuda.to_host(self._labels, self._stream)
+        parts = {name: buffer.part(self._output_shape(name)) for name, buffer in self._outputs.items()}
+        for name, part in parts.items():
+            self._cuda.to_host(self._outputs[name], part.nbytes, self._stream)
         self._cuda.synchronize(self._stream)
-        return self._labels.host.copy()
+        return {name: part.copy() for name, part in parts.items()}
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -138,7 +167,8 @@ class TensorRTBackend(Backend):
             # views of host memory must not outlive it either.
             self._context = None
             self._engine = None
-            self._image = self._labels = None
+            self._image = None
+            self._outputs = {}
             self._cuda.close()
         super().close()
 
@@ -161,23 +191,34 @@ class TensorRTBackend(Backend):
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             data_type = np.dtype(tensorrt.nptype(self._engine.get_tensor_dtype(name))).name
-            ports[self._engine.get_tensor_mode(name)][name] = (data_type, self._shape(name))
+            ports[self._engine.get_tensor_mode(name)][name] = (data_type, self._port_shape(name))
         return ports[tensorrt.TensorIOMode.INPUT], ports[tensorrt.TensorIOMode.OUTPUT]
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """Free sides are -1, unless the engine's profile allows one size only, which is then the shape."""
-        shape = tuple(self._engine.get_tensor_shape(name))
-        if name == INPUT_NAME and -1 in shape:
-            least, _, most = (tuple(limit) for limit in self._engine.get_tensor_profile_shape(name, 0))
-            return least if least == most else shape
-        return shape
+    def _port_shape(self, name: str) -> tuple[int, ...]:
+        """Free sides are -1. Those of the input for which the engine's profile allows one value are fixed."""
+        if name != INPUT_NAME:
+            return tuple(self._engine.get_tensor_shape(name))
+        return tuple(low if low == high else -1 for low, high in zip(*self._input_range(), strict=True))
+
+    def _input_range(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Least and largest (N, H, W, 3) that the engine takes."""
+        shape = tuple(self._engine.get_tensor_shape(INPUT_NAME))
+        if -1 not in shape:
+            return shape, shape
+        least, _, most = self._engine.get_tensor_profile_shape(INPUT_NAME, 0)
+        return tuple(least), tuple(most)
 
 
 class _Buffer:
-    """Page-locked host memory and device memory of one size."""
+    """Page-locked host memory and device memory of one size, in bytes."""
 
-    def __init__(self, host: np.ndarray, host_address: int, device: int) -> None:
-        self.host, self.host_address, self.device = host, host_address, device
+    def __init__(self, host: np.ndarray, host_address: int, device: int, data_type: np.dtype) -> None:
+        self.host, self.host_address, self.device, self.data_type = host, host_address, device, data_type
+
+    def part(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The beginning of the host memory as an array of ``shape``."""
+        size = int(np.prod(shape)) * self.data_type.itemsize
+        return self.host[:size].view(self.data_type).reshape(shape)
 
 
 class _Cuda:
@@ -201,22 +242,22 @@ class _Cuda:
         self._allocated.callback(self._call, "cudaStreamDestroy", stream)
         return stream
 
-    def buffer(self, shape: tuple[int, ...]) -> _Buffer:
-        size = int(np.prod(shape))
+    def buffer(self, shape: tuple[int, ...], data_type: np.dtype) -> _Buffer:
+        size = int(np.prod(shape)) * data_type.itemsize
         host_address = int(self._call("cudaMallocHost", size))
         self._allocated.callback(self._call, "cudaFreeHost", host_address)
         device = int(self._call("cudaMalloc", size))
         self._allocated.callback(self._call, "cudaFree", device)
-        host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host_address)).reshape(shape)
-        return _Buffer(host, host_address, device)
+        host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host_address))
+        return _Buffer(host, host_address, device, data_type)
 
-    def to_device(self, buffer: _Buffer, stream: Any) -> None:
+    def to_device(self, buffer: _Buffer, size: int, stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call("cudaMemcpyAsync", buffer.device, buffer.host_address, buffer.host.nbytes, kind, stream)
+        self._call("cudaMemcpyAsync", buffer.device, buffer.host_address, size, kind, stream)
 
-    def to_host(self, buffer: _Buffer, stream: Any) -> None:
+    def to_host(self, buffer: _Buffer, size: int, stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call("cudaMemcpyAsync", buffer.host_address, buffer.device, buffer.host.nbytes, kind, stream)
+        self._call("cudaMemcpyAsync", buffer.host_address, buffer.device, size, kind, stream)
 
     def synchronize(self, stream: Any) -> None:
         self._call("cudaStreamSynchronize", stream)

@@ -48,6 +48,8 @@ class BenchmarkSettings:
     """None is the CPU for an ONNX file and the GPU for an engine."""
     threads: int | None = None
     """Threads of one inference; None leaves the choice to the backend."""
+    precision: str | None = None
+    """In which OpenVINO computes; None is f32, and the file's own for the other backends."""
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.frames < 1:
@@ -169,6 +171,7 @@ def benchmark(
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     progress: Progress = no_progress,
 ) -> BenchmarkResult:
     """Load a model and measure it; see BenchmarkSettings for the arguments.
@@ -192,12 +195,14 @@ def benchmark(
         backend=backend,
         device=device,
         threads=threads,
+        precision=precision,
     )
     whole = _open_data(settings, root)
     dataset = None if whole is None else whole.subset(evenly_spaced(len(whole), frames or len(whole)))
     machine = describe_machine()
     watch = Stopwatch()
-    with load(path, backend=backend, device=device, threads=threads) as segmenter:
+    opening = load(path, backend=backend, device=device, threads=threads, precision=precision)
+    with opening as segmenter:
         load_ms = watch.lap()
         spec = segmenter.spec
         if dataset is not None and dataset.classes is not None:

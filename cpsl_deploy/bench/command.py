@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..backends import BACKENDS, DEVICES
+from ..backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from ..command_line import Command, parse_size
 from ..files import new_output_folder
 from .benchmark import BenchmarkResult, benchmark, model_file
@@ -37,8 +37,11 @@ from .report import (
 @click.option("--warm-up", type=int, default=10, show_default=True, help="Frames run before and discarded.")
 @click.option("--size", metavar="HxW", help="Size of synthetic frames.  [default: the model's]")
 @click.option("--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True)
-@click.option("--device", type=click.Choice(DEVICES), help="[default: cpu for .onnx, cuda for engines]")
+@click.option("--device", type=click.Choice(DEVICES), help="[default: cuda where TensorRT runs, else cpu]")
 @click.option("--threads", type=int, help="Inference threads.  [default: the backend's choice]")
+@click.option(
+    "--precision", type=click.Choice(OPENVINO_PRECISIONS), help="Of openvino alone.  [default: f32]"
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Output folder.  [default: bench-MODEL]"
 )
@@ -55,6 +58,7 @@ def main(
     backend: str,
     device: str | None,
     threads: int | None,
+    precision: str | None,
     output: Path | None,
     overwrite: bool,
     no_plot: bool,
@@ -81,6 +85,7 @@ def main(
             backend=backend,
             device=device,
             threads=threads,
+            precision=precision,
             progress=progress,
         )
     paths = write_report(result, folder, overwrite=True, plot=not no_plot)
