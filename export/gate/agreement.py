@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
-from cpsl_deploy.errors import AccuracyError, InputError, MissingExtraError, ModelFileError
+from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
+from cpsl_deploy.metrics import confusion_matrix
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models.base import Segmenter
 
-try:
-    import onnxruntime
-except ModuleNotFoundError as error:
-    raise MissingExtraError("onnxruntime", "export", "checking an exported model") from error
+from .probe import Probe
+from .reference import torch_labels
 
 MIN_AGREEMENT = 0.999
 """Share of pixels that must agree. Two exact float32 implementations differ on about 2 in 100,000: ties."""
@@ -37,6 +35,18 @@ class Agreement:
     """Per class, pixels that the torch model gives it."""
     class_equal: tuple[int, ...]
     """Per class, how many of those the exported file gives it, too."""
+
+    @classmethod
+    def from_confusion(cls, classes: Sequence[str], confusion: np.ndarray, frames: int) -> Agreement:
+        """From counts (C, C) int64, rows as the torch model says, columns as the exported file does."""
+        return cls(
+            classes=tuple(classes),
+            frames=frames,
+            pixels=int(confusion.sum()),
+            equal=int(np.trace(confusion)),
+            class_pixels=tuple(int(n) for n in confusion.sum(1)),
+            class_equal=tuple(int(n) for n in np.diag(confusion)),
+        )
 
     @property
     def share(self) -> float:
@@ -82,24 +92,33 @@ class Agreement:
 def compare_labels(
     classes: Sequence[str], expected: Sequence[np.ndarray], got: Sequence[np.ndarray]
 ) -> Agreement:
-    """Compare label maps, uint8 (H, W) each. Raises ModelFileError if two differ in shape."""
-    pixels, equal = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    for want, have in zip(expected, got, strict=True):
-        if want.shape != have.shape:
-            raise ModelFileError(
-                f"an exported file gives labels at frame size {want.shape}; it gave {have.shape}"
-            )
-        pixels += np.bincount(want.ravel(), minlength=256)
-        equal += np.bincount(want[want == have], minlength=256)
-    count = len(classes)
-    return Agreement(
-        classes=tuple(classes),
-        frames=len(expected),
-        pixels=int(pixels.sum()),
-        equal=int(equal.sum()),
-        class_pixels=tuple(int(n) for n in pixels[:count]),
-        class_equal=tuple(int(n) for n in equal[:count]),
+    """Compare label maps, uint8 (H, W) each.
+
+    Raises ModelFileError if two differ in shape or one has a value that is no class.
+    """
+    confusion = sum(
+        (confusion_of(want, have, len(classes)) for want, have in zip(expected, got, strict=True)),
+        start=np.zeros((len(classes), len(classes)), np.int64),
     )
+    return Agreement.from_confusion(classes, confusion, len(expected))
+
+
+def confusion_of(expected: np.ndarray, got: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C, C) int64 counts, rows as ``expected`` uint8 (H, W), its IGNORE skipped; columns as a file says.
+
+    Raises ModelFileError for labels of another shape, or with a value that is no class.
+    """
+    if expected.shape != got.shape:
+        raise ModelFileError(
+            f"an exported file gives labels at frame size {expected.shape}; it gave {got.shape}"
+        )
+    highest = int(got.max(initial=0))
+    if highest >= num_classes:
+        raise ModelFileError(
+            f"an exported file gives labels from 0 to {num_classes - 1}; this one gave {highest}. Export it "
+            "again, from weights whose spec is theirs"
+        )
+    return confusion_matrix(expected, got, num_classes)
 
 
 def verify(
@@ -108,31 +127,11 @@ def verify(
     """Run an exported file with onnxruntime and its model with torch on ``frames``, uint8 (H, W, 3) BGR.
 
     The frames must have the file's size if that is fixed. The torch side repeats nothing of the exported
-    graph: it orders, scales and upsamples by itself, so that a mistake in the graph shows, too. Raises
-    InputError without frames, ModelFileError if onnxruntime refuses the file.
+    graph, so that a mistake in the graph shows, too. Raises InputError without frames, ModelFileError if
+    onnxruntime refuses the file.
     """
     if not frames:
         raise InputError("an exported file is compared with its model on one frame or more; none was given")
-    try:
-        # The providers are named: onnxruntime's GPU builds would choose another one by themselves.
-        session = onnxruntime.InferenceSession(os.fspath(onnx_path), providers=["CPUExecutionProvider"])
-        got = [session.run(["labels"], {"image": frame[None]})[0][0] for frame in frames]
-    except Exception as error:  # onnxruntime's exception classes have no public base of their own
-        raise ModelFileError(
-            f"onnxruntime {onnxruntime.__version__} cannot run the exported file: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    probe = Probe(Path(onnx_path))
+    got = [probe.labels(frame) for frame in frames]
     return compare_labels(spec.class_names, [torch_labels(model, spec, frame) for frame in frames], got)
-
-
-@torch.no_grad()
-def torch_labels(model: Segmenter, spec: ModelSpec, frame: np.ndarray) -> np.ndarray:
-    """What the torch model says about one frame, uint8 (H, W, 3) BGR -> uint8 (H, W)."""
-    height, width = frame.shape[:2]
-    rgb = np.ascontiguousarray(frame[..., ::-1], np.float32) / 255
-    image = (rgb - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(next(model.parameters()).device)
-    logits = functional.interpolate(
-        model.eval()(tensor).logits, size=(height, width), mode="bilinear", align_corners=spec.align_corners
-    )
-    return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()

@@ -1,10 +1,13 @@
-"""The frames on which an exported file is compared with its model."""
+"""The frames on which an exported file is compared with its model, with ground truth where there is some."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,100 @@ import numpy as np
 
 from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
 from cpsl_deploy.errors import DataError
+from cpsl_deploy.segmenter import PIXEL_TOLERANCE, SIDE_MULTIPLE
 from cpsl_deploy.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
 
 COUNT = 4
-"""Frames compared; a megapixel frame takes a large network some seconds on a CPU."""
+"""Frames compared without labels; a megapixel frame takes a large network some seconds on a CPU."""
+LABELLED_COUNT = 200
+"""Labelled frames compared at most, for the IoU of rare classes: a whole validation split of that many."""
+MOST_PIXELS = 2**27
+"""Of all frames together: half a GiB of labels, margins and ground truth at 4 bytes a pixel."""
+
+Pair = tuple[np.ndarray, "np.ndarray | None"]
+"""A frame uint8 (H, W, 3) BGR and its ground truth uint8 (H, W), IGNORE where unknown; None without any."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Frames of a camera, read when asked for."""
+
+    described: str
+    """Which they are, in words."""
+    names: tuple[str, ...]
+    read: Callable[[int], Pair] = dataclasses.field(repr=False)
+    """Frame and truth by index. Raises DataError for a file that cannot be read."""
+    has_truth: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """The frames alone, uint8 (H, W, 3) BGR, one after another."""
+        return (self.read(i)[0] for i in range(len(self)))
+
+    @classmethod
+    def of(
+        cls, images: Sequence[np.ndarray], truth: Sequence[np.ndarray] | None = None, *, described: str
+    ) -> Frames:
+        """Frames in memory: uint8 (H, W, 3) BGR, and ground truth uint8 (H, W) if there is some."""
+        names = tuple(f"frame {i}" for i in range(len(images)))
+        return cls(
+            described=described,
+            names=names,
+            read=lambda i: (images[i], None if truth is None else truth[i]),
+            has_truth=truth is not None,
+        )
+
+    def with_half_size(self) -> Frames:
+        """These and, last, the first at about half its size: what a file with free sizes must take, too."""
+
+        def read(i: int) -> Pair:
+            return self.read(i) if i < len(self) else (half_size(self.read(0)[0]), None)
+
+        described = f"{self.described}; the first at half its size, too"
+        names = (*self.names, f"{self.names[0]} at half its size")
+        return dataclasses.replace(self, described=described, names=names, read=read)
+
+
+def open_frames(
+    reference: str | Path | None,
+    spec: ModelSpec,
+    size: tuple[int, int] | None,
+    *,
+    run: Path | None = None,
+    count: int = COUNT,
+    labelled_count: int = LABELLED_COUNT,
+) -> Frames:
+    """Real frames of the target: up to ``labelled_count`` with labels if there are any, else ``count``.
+
+    They are spread over a dataset, and of ``size`` = (height, width), the file's own; None brings each to
+    `runtime_size`, as the runtime does for a file with free sizes. Ground truth is resized with nearest
+    neighbour and joined to the model's classes by name.
+
+    ``reference``: a dataset as the training commands take it. None takes the labelled validation images of
+    ``run`` (a run folder), else the target the model was adapted to, if run or spec name one that can still
+    be read, and generated frames otherwise (the words say so). Raises DataError if a given reference cannot
+    be read.
+    """
+    if reference is not None:
+        dataset = _open(str(reference))
+        return _of_dataset(dataset, str(reference), spec, size, count, labelled_count)
+    target = _remembered_target(run) or spec.provenance.get("target")
+    why = "the model does not say what it was adapted to"
+    if isinstance(target, str):
+        target = {"reference": target}
+    if isinstance(target, dict):
+        name = str(target.get("reference"))
+        try:
+            return _of_dataset(_open(**target), name, spec, size, count, labelled_count)
+        except DataError as error:
+            _log.info("frames are generated, because %s cannot be read: %s", name, error)
+            why = f"the model's target {name} cannot be read"
+    described = f"{count} generated frames, because {why} (--frames names others)"
+    return Frames.of(list(generated_frames(size or spec.size, count)), described=described)
 
 
 def check_frames(
@@ -29,38 +120,36 @@ def check_frames(
     run: Path | None = None,
     count: int = COUNT,
 ) -> tuple[list[np.ndarray], str]:
-    """``count`` frames, uint8 (h, w, 3) BGR of ``size`` = (h, w), spread over a dataset, and words for them.
+    """``count`` frames of `open_frames`, uint8 (h, w, 3) BGR of ``size`` = (h, w), and words for them."""
+    frames = open_frames(reference, spec, size, run=run, count=count, labelled_count=count)
+    return list(frames.images()), frames.described
 
-    ``reference``: a dataset as the training commands take it; None takes the target the model was adapted
-    to, if ``run`` (a run folder) or the spec names one that can still be read, and generated frames otherwise
-    (the words say so). Raises DataError if a given reference cannot be read.
+
+def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which the runtime gives a frame of that size to a file with free sizes.
+
+    `cpsl_deploy.segmenter.Segmenter.input_size` without a file; a test holds both against each other.
     """
-    if reference is not None:
-        return _from_dataset(_open(str(reference)), str(reference), size, count)
-    target = _remembered_target(run) or spec.provenance.get("target")
-    why = "the model does not say what it was adapted to"
-    if isinstance(target, str):
-        target = {"reference": target}
-    if isinstance(target, dict):
-        name = str(target.get("reference"))
-        try:
-            return _from_dataset(_open(**target), name, size, count)
-        except DataError as error:
-            _log.info("frames are generated, because %s cannot be read: %s", name, error)
-            why = f"the model's target {name} cannot be read"
-    described = f"{count} generated frames, because {why} (--frames names others)"
-    return list(generated_frames(size, count)), described
+    ratio = spec.size[0] * spec.size[1] / (height * width)
+    if abs(ratio - 1) <= PIXEL_TOLERANCE:
+        return height, width
+    scale = math.sqrt(ratio)
+    least = math.ceil(max(spec.stride, SIDE_MULTIPLE) / SIDE_MULTIPLE)
+    rows, columns = (max(least, round(side * scale / SIDE_MULTIPLE)) for side in (height, width))
+    return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
 
 
 def _remembered_target(run: Path | None) -> dict[str, Any] | None:
-    """How the target in a run folder's domains.json was opened, as ``_open`` takes it, if that is there."""
+    """How a run folder's domains.json says its target was opened, as ``_open`` takes it, if that is there:
+    the labelled validation images before those it trained on."""
     if run is None or not (run / "domains.json").is_file():
         return None
     try:
-        target = json.loads((run / "domains.json").read_text())["target"]
+        memory = json.loads((run / "domains.json").read_text())
+        target = memory.get("validation") or memory["target"]
         sampling = {key: target[key] for key in ("frames", "hold_out_s") if key in target}
         return {key: target[key] for key in ("reference", "root", "split")} | sampling
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{run / 'domains.json'}, which says what the run was adapted to, is damaged ({error!r}). "
             "Name images to compare on: --frames DATA"
@@ -79,22 +168,53 @@ def _open(reference: str, root: str | None = None, split: str | None = None, **s
     return open_dataset(reference, split, root=place, role="target", **sampling)
 
 
-def _from_dataset(
-    dataset: Dataset, name: str, size: tuple[int, int], count: int
-) -> tuple[list[np.ndarray], str]:
+def _of_dataset(
+    dataset: Dataset,
+    name: str,
+    spec: ModelSpec,
+    size: tuple[int, int] | None,
+    count: int,
+    labelled_count: int,
+) -> Frames:
     """Frames at equal distances, because neighbours in a drive look alike."""
-    count = min(count, len(dataset))
-    indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
-    frames = [_resized(dataset.image(int(i)), size) for i in indices]
-    return frames, f"{count} frame{'s' * (count > 1)} of {name} ({dataset.split})"
+    common = dataset.classes is not None and set(dataset.classes.names) & set(spec.class_names)
+    labelled = bool(dataset.has_labels and common)
+    height, width = size or spec.size
+    most = max(1, MOST_PIXELS // (height * width))
+    count = min(labelled_count if labelled else count, len(dataset), most)
+    indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
+    joined = dataset.with_classes(spec.classes) if labelled else dataset
+
+    def read(i: int) -> Pair:
+        image = np.ascontiguousarray(joined.image(indices[i])[..., ::-1])
+        wanted = size or runtime_size(spec, *image.shape[:2])
+        truth = joined.label(indices[i]) if labelled else None
+        return resized(image, wanted), truth if truth is None else resized_labels(truth, wanted)
+
+    with_labels = " with labels" if labelled else ""
+    return Frames(
+        described=f"{count} frame{'s' * (count > 1)} of {name} ({dataset.split}){with_labels}",
+        names=tuple(dataset.names[i] for i in indices),
+        read=read,
+        has_truth=labelled,
+    )
 
 
-def _resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """RGB of any size -> BGR of ``size``, as the runtime resizes."""
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) at (height, width), as the runtime and training resize."""
+    if image.shape[:2] == size:
+        return image
     height, width = size
-    shrinks = height * width < rgb.shape[0] * rgb.shape[1]
+    shrinks = height * width < image.shape[0] * image.shape[1]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(rgb[..., ::-1], (width, height), interpolation=interpolation)
+    return cv2.resize(image, (width, height), interpolation=interpolation)
+
+
+def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) at (height, width), by nearest neighbour."""
+    if labels.shape == size:
+        return labels
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def half_size(frame: np.ndarray) -> np.ndarray:

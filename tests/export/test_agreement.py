@@ -14,6 +14,7 @@ from export_networks import small_model, spec_for
 from cpsl_deploy.errors import AccuracyError, DataError, InputError, ModelFileError
 from cpsl_deploy.export.gate.agreement import compare_labels, verify
 from cpsl_deploy.export.gate.frames import check_frames, generated_frames, half_size
+from cpsl_deploy.export.gate.reference import torch_labels
 from cpsl_deploy.export.graph.onnx_file import export_onnx
 
 NAMES = ("road", "sky", "tree")
@@ -129,7 +130,5 @@ def test_generated_frames_are_said_to_be_generated(provenance: dict[str, str], r
 def test_the_check_is_not_trained_into_the_model() -> None:
     model = small_model().train()
     before = model.stem[1].running_mean.clone()
-    from cpsl_deploy.export.gate.agreement import torch_labels
-
     torch_labels(model, spec_for(model), next(generated_frames((32, 48), 1)))
     assert torch.equal(model.stem[1].running_mean, before)

@@ -1,0 +1,298 @@
+"""Whether an exported file may be put in place: its labels against a budget of accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cpsl_deploy.contract import PRECISIONS
+from cpsl_deploy.errors import AccuracyError, InputError
+from cpsl_deploy.metrics import confusion_matrix, iou
+
+from .agreement import MIN_AGREEMENT, Agreement, confusion_of
+from .blame import Blame
+from .reference import MARGIN_EDGES, Reference, count_margins
+
+MIN_CLASS_PIXELS = 1000
+"""Ground truth that a class needs to decide: two points of IoU are then 20 pixels or more, and fewer change
+with the rounding of a single object's outline. Classes with less are reported."""
+NEAR_TIE = 0.1
+"""Margin, in logits, under which a changed pixel was nearly a tie: the model itself hardly preferred its
+label."""
+
+_ROUNDING = 1e-9
+_AGREEMENT = {"fp32": MIN_AGREEMENT, "fp16": 0.99, "int8": 0.95}
+_DROPS = {True: (1.0, 2.0), False: (5.0, 10.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What an export may cost. Raises InputError for a value outside its range."""
+
+    min_agreement: float
+    """Least share of pixels with the torch model's label, 0 to 1."""
+    max_iou_drop: float = 1.0
+    """Most points (0 to 100) of mean IoU that may be lost."""
+    max_class_iou_drop: float = 2.0
+    """Most points of IoU that any one class may lose."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_agreement <= 1:
+            raise InputError(
+                f"the least agreement is a share from 0 to 1, for example 0.999; got {self.min_agreement}"
+            )
+        for name in ("max_iou_drop", "max_class_iou_drop"):
+            if not 0 <= (value := getattr(self, name)) <= 100:
+                raise InputError(f"{name} is in points of IoU, 0 to 100, for example 1.0; got {value}")
+
+    @classmethod
+    def for_precision(cls, precision: str, *, labelled: bool = True) -> Budget:
+        """The default for a file of "fp32", "fp16" or "int8". Raises InputError for another precision.
+
+        Agreement counts harmless changes, too, so it only guards against what is plainly another model: two
+        float32 implementations differ on about 2 in 100,000 pixels; half precision was seen to change about 2
+        in 1,000, and 8 bits up to some in 100, nearly all of them close to ties. What it costs is told by the
+        IoU: 1 point of the mean and 2 of any one class where there are labels. Without labels
+        (``labelled`` False) the torch model's own are in their place. Every changed pixel then counts as a
+        loss, though near a tie it is as often a gain, so 5 and 10 points are allowed; float32 files have no
+        such changes and keep 1 and 2.
+        """
+        if precision not in PRECISIONS:
+            raise InputError(f"a precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
+        overall, one_class = _DROPS[labelled or precision == "fp32"]
+        return cls(min_agreement=_AGREEMENT[precision], max_iou_drop=overall, max_class_iou_drop=one_class)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassVerdict:
+    """One class before and after the export."""
+
+    name: str
+    pixels: int
+    """With this class in the ground truth."""
+    before: float | None
+    """IoU of the torch model, 0..1; None for a class that the ground truth does not have."""
+    after: float | None
+    """IoU of the file."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether it has pixels enough to decide."""
+        return self.pixels >= MIN_CLASS_PIXELS
+
+    @property
+    def drop(self) -> float:
+        """Points of IoU lost; negative if gained, 0 for a class that the ground truth does not have."""
+        return 0.0 if self.before is None or self.after is None else 100 * (self.before - self.after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What came of holding a file's labels against the torch model's."""
+
+    budget: Budget
+    agreement: Agreement
+    frames: str
+    """Which frames were compared, in words."""
+    has_truth: bool
+    """Whether IoU is against ground truth; else against the torch model's own labels."""
+    classes: tuple[ClassVerdict, ...]
+    frame_agreement: tuple[float, ...]
+    """Share of equal pixels per frame."""
+    changed_margins: tuple[int, ...]
+    """Changed pixels per bin of `MARGIN_EDGES`, by the torch model's margin."""
+    all_margins: tuple[int, ...]
+    """All pixels per bin."""
+    broken: tuple[str, ...]
+    """The rules of the budget that the file breaks, as sentences without a full stop."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.broken
+
+    @property
+    def mean_before(self) -> float:
+        """Mean IoU of the torch model over the classes that decide, 0..1; NaN if none does."""
+        return _mean([c.before for c in self.classes if c.decides])
+
+    @property
+    def mean_after(self) -> float:
+        """Mean IoU of the file over the same classes."""
+        return _mean([c.after for c in self.classes if c.decides])
+
+    @property
+    def worst_class(self) -> ClassVerdict | None:
+        """The deciding class that loses most; None if none decides."""
+        return max((c for c in self.classes if c.decides), key=lambda c: c.drop, default=None)
+
+    @property
+    def worst_frame(self) -> int:
+        """Index of the frame that agrees least."""
+        return int(np.argmin(self.frame_agreement))
+
+    @property
+    def near_ties(self) -> float:
+        """Share of the changed pixels whose margin was under `NEAR_TIE`; 1 if none changed."""
+        ties = sum(self.changed_margins[: MARGIN_EDGES.index(NEAR_TIE)])
+        return ties / max(1, sum(self.changed_margins)) if any(self.changed_margins) else 1.0
+
+    @property
+    def truth_words(self) -> str:
+        return (
+            "ground truth" if self.has_truth else "the torch model's own labels, as there is no ground truth"
+        )
+
+    def require(self, blame: Blame | None = None) -> None:
+        """Raises AccuracyError (exit code 3) if the file did not pass; ``blame`` adds what is responsible."""
+        if self.passed:
+            return
+        more = f" and {len(self.broken) - 4} more" if len(self.broken) > 4 else ""
+        responsible = f" Responsible: {blame.sentence}." if blame is not None else ""
+        raise AccuracyError(
+            f"the exported file breaks its budget of accuracy: {'; '.join(self.broken[:4])}{more} (compared "
+            f"on {self.frames}). {self._worst_words()}{responsible} The file was not put in place. Keep more "
+            "layers in higher precision, take a higher --precision, or allow more with --min-agreement and "
+            "--max-iou-drop."
+        )
+
+    def _worst_words(self) -> str:
+        near = f"{self.near_ties:.0%} of the changed pixels were nearly ties."
+        worst = self.worst_class
+        if worst is None or worst.drop <= 0:
+            name, share = self.agreement.worst_class
+            return f"Worst class: {name}, which agrees on {share:.2%} of its pixels. {near}"
+        return f"Worst class: {worst.name}, {_change(worst.before, worst.after)}. {near}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For export.json, shares rounded to six digits and points to three."""
+        worst = self.worst_class
+        bins = [edge if np.isfinite(edge) else None for edge in MARGIN_EDGES]
+        return {
+            "passed": self.passed,
+            "broken": list(self.broken),
+            "budget": {
+                "min_agreement": self.budget.min_agreement,
+                "max_iou_drop": self.budget.max_iou_drop,
+                "max_class_iou_drop": self.budget.max_class_iou_drop,
+            },
+            **self.agreement.as_dict(),
+            "compared_on": self.frames,
+            "iou_against": "ground truth" if self.has_truth else "torch model",
+            "mean_iou": {"torch": _rounded(self.mean_before), "file": _rounded(self.mean_after)},
+            "iou": {
+                c.name: {
+                    "torch": _rounded(c.before),
+                    "file": _rounded(c.after),
+                    "pixels": c.pixels,
+                    "decides": c.decides,
+                }
+                for c in self.classes
+            },
+            "worst_drop": {"name": worst.name, "points": round(worst.drop, 3)} if worst else None,
+            "margins": {
+                "edges": bins,
+                "changed": list(self.changed_margins),
+                "all": list(self.all_margins),
+                "near_ties": round(self.near_ties, 6),
+            },
+        }
+
+
+def judge(labels: Iterable[np.ndarray], reference: Reference, budget: Budget) -> Verdict:
+    """Hold a file's labels, uint8 (H, W) per frame of ``reference`` and in its order, against a budget.
+
+    The labels are taken one by one, so they may be computed meanwhile. Classes with fewer than
+    `MIN_CLASS_PIXELS` of ground truth are reported and do not decide, and the mean is over the others.
+    Raises ModelFileError for labels of another shape or with values that are no class, InputError for another
+    number of them.
+    """
+    count = len(reference.spec.class_names)
+    has_truth = reference.has_truth
+    between, before, after = (np.zeros((count, count), np.int64) for _ in range(3))
+    changed = np.zeros(len(MARGIN_EDGES) - 1, np.int64)
+    shares: list[float] = []
+    for got in labels:
+        if len(shares) == len(reference.labels):
+            raise _wrong_number(f"more than {len(shares)}", reference)
+        frame = len(shares)
+        said, truth = reference.labels[frame], reference.truth[frame]
+        pairs = confusion_of(said, got, count)
+        between += pairs
+        shares.append(float(np.trace(pairs) / pairs.sum()))
+        truth = truth if has_truth else said
+        before += confusion_matrix(truth, said, count)
+        after += confusion_matrix(truth, got, count)
+        changed += count_margins(reference.margins[frame][said != got])
+    if len(shares) != len(reference.labels):
+        raise _wrong_number(str(len(shares)), reference)
+    agreement = Agreement.from_confusion(reference.spec.class_names, between, len(shares))
+    classes = _class_verdicts(reference.spec.class_names, before, after)
+    return Verdict(
+        budget=budget,
+        agreement=agreement,
+        frames=reference.described,
+        has_truth=has_truth,
+        classes=classes,
+        frame_agreement=tuple(shares),
+        changed_margins=tuple(changed.tolist()),
+        all_margins=tuple(reference.margin_counts().tolist()),
+        broken=tuple(_broken(budget, agreement, classes)),
+    )
+
+
+def _class_verdicts(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> tuple[ClassVerdict, ...]:
+    ious, pixels = zip(iou(before).tolist(), iou(after).tolist(), strict=True), before.sum(1).tolist()
+    return tuple(
+        ClassVerdict(
+            name=name,
+            pixels=number,
+            before=said if number else None,
+            after=got if number else None,
+        )
+        for name, number, (said, got) in zip(names, pixels, ious, strict=True)
+    )
+
+
+def _broken(budget: Budget, agreement: Agreement, classes: Sequence[ClassVerdict]) -> list[str]:
+    """The broken rules, the classes that lose most first."""
+    found = []
+    if agreement.share < budget.min_agreement:
+        name, share = agreement.worst_class
+        found.append(
+            f"at least {budget.min_agreement:.3%} of the pixels must have the torch model's label and "
+            f"{agreement.share:.3%} of {agreement.pixels:,} have it, of {name} {share:.3%}"
+        )
+    deciding = sorted((c for c in classes if c.decides), key=lambda c: -c.drop)
+    before, after = _mean([c.before for c in deciding]), _mean([c.after for c in deciding])
+    if 100 * (before - after) > budget.max_iou_drop + _ROUNDING:
+        found.append(
+            f"the mean IoU may fall by {budget.max_iou_drop:g} points and falls by "
+            f"{100 * (before - after):.2f} ({_change(before, after)})"
+        )
+    found += [
+        f"the IoU of {c.name} may fall by {budget.max_class_iou_drop:g} points and falls by {c.drop:.2f} "
+        f"({_change(c.before, c.after)})"
+        for c in deciding
+        if c.drop > budget.max_class_iou_drop + _ROUNDING
+    ]
+    return found
+
+
+def _wrong_number(got: str, reference: Reference) -> InputError:
+    return InputError(f"a file gives labels for each of {len(reference.labels)} frames; got {got}")
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return f"{100 * (before or 0):.1f} % to {100 * (after or 0):.1f} %"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else round(value, 6)
