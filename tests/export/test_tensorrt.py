@@ -12,20 +12,25 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from export_networks import small_model, spec_for
 from stand_in_tensorrt import WORKSPACE, Driver, FakeTensorRT
 
 from cpsl_deploy.backends import gpu
 from cpsl_deploy.backends.engine_key import require_own_engine
-from cpsl_deploy.backends.tensorrt_backend import read_sidecar
+from cpsl_deploy.backends.tensorrt_backend import TensorRTBackend, read_sidecar
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError, MissingExtraError, ModelFileError, OutputError, UnavailableError
 from cpsl_deploy.export.graph.onnx_file import export_onnx
 from cpsl_deploy.export.tensorrt.engine import build_engine, ensure_engine
+from cpsl_deploy.export.tensorrt.onnx_input import require_symmetric
 from cpsl_deploy.export.tensorrt.profile import Profile
+from cpsl_deploy.export.tensorrt.progress import shown_progress
 from cpsl_deploy.files import sha256
 
 
@@ -47,8 +52,6 @@ def onnx_path(exported: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def free_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The input's batch, height and width are free; nothing but the input is looked at."""
-    import onnx
-
     model = small_model()
     path = tmp_path_factory.mktemp("free") / "model.onnx"
     export_onnx(model, spec_for(model, weights_sha256="12ab"), path, size=(64, 96))
@@ -187,6 +190,94 @@ def test_the_runtime_refuses_an_engine_of_another_machine(
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelFileError, match=r"is not the file that .*json describes: it is damaged"):
         require_own_engine(path, metadata, "10.16.1.11")
+
+
+def test_the_runtime_asks_before_it_touches_the_engine(
+    onnx_path: Path, driver: Driver, trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ensure_engine(onnx_path).path
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["cuda.bindings"].runtime = sys.modules["cuda.bindings.runtime"]  # type: ignore[attr-defined]
+    driver.name = "Other GPU"
+    # The stand-in has no Runtime: asking for one would be an AttributeError.
+    with pytest.raises(ModelFileError, match=r"GPU was Some GPU and is Other GPU"):
+        TensorRTBackend(path)
+
+
+def symmetric(**changes: Any) -> onnx.ModelProto:
+    """A Q/DQ pair, an int8 weight and its DQ; ``zero`` and ``weight`` are constants to change."""
+    constants = {
+        "scale": np.float32(0.1),
+        "zero": np.int8(0),
+        "weight": np.zeros((2, 2), np.int8),
+        **changes,
+    }
+    make = onnx.helper.make_node
+    nodes = [
+        make("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantise"),
+        make("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="dequantise"),
+        make("DequantizeLinear", ["weight", "scale"], ["w"], name="weights"),
+    ]
+    tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "graph", [], [], tensors))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"zero": np.uint8(0)}, "quantise has uint8 values"),
+        ({"zero": np.int8(3)}, "quantise has a zero point other than 0"),
+        ({"weight": np.zeros(2, np.int32)}, "weight is quantised as int32"),
+    ],
+)
+def test_an_int8_file_for_cpus_is_refused(changes: dict[str, Any], problem: str) -> None:
+    require_symmetric(symmetric(), Path("model.onnx"))
+    with pytest.raises(ModelFileError, match=rf"in model\.onnx {problem}: this file was quantised for CPUs"):
+        require_symmetric(symmetric(**changes), Path("model.onnx"))
+
+
+def test_an_int8_file_is_looked_at_before_tensorrt_is(
+    onnx_path: Path, tmp_path: Path, trt: FakeTensorRT
+) -> None:
+    proto = onnx.load(onnx_path)
+    proto.graph.node.extend(symmetric(zero=np.uint8(0)).graph.node)
+    proto.graph.initializer.extend(symmetric(zero=np.uint8(0)).graph.initializer)
+    ensure_engine(onnx_path)
+    for entry in proto.metadata_props:
+        entry.value = "int8" if entry.key == "precision" else entry.value
+    onnx.save(proto, onnx_path)
+    with pytest.raises(ModelFileError, match="quantised for CPUs"):
+        ensure_engine(onnx_path)
+    assert trt.calls["builds"] == 1
+
+
+def test_messages_go_to_the_log_and_verbose_ones_on_demand(
+    onnx_path: Path, trt: FakeTensorRT, caplog: pytest.LogCaptureFixture
+) -> None:
+    def talks(monitor: Any) -> bool:
+        for severity in range(5):
+            trt.log(severity, f"note {severity}")
+        return True
+
+    trt.during = talks
+    caplog.set_level(logging.DEBUG)
+    levels = []
+    for verbose in (False, True):
+        caplog.clear()
+        build_engine(onnx_path, verbose=verbose)
+        levels.append([r.levelname for r in caplog.records if "TensorRT: note" in r.getMessage()])
+    assert levels == [
+        ["ERROR", "ERROR", "WARNING", "DEBUG", "DEBUG"],
+        ["ERROR", "ERROR", "WARNING", "INFO", "INFO"],
+    ]
+
+
+def test_lines_of_progress_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_progress() as tell:
+        for phases in ("", "Building", "Building > Timing", "Building", "Finishing"):
+            tell(phases, 0.5)
+    assert capsys.readouterr().err == "TensorRT: Building ...\nTensorRT: Finishing ...\n"
 
 
 def test_a_free_input_gets_a_profile(free_onnx: Path, tmp_path: Path, trt: FakeTensorRT) -> None:
