@@ -1,4 +1,5 @@
-"""ONNX files of a two-layer network written node by node, with any mistake of an export planted in them."""
+"""ONNX files of a two-layer network written node by node, with any mistake of an export planted in them; and
+scenes drawn by hand."""
 
 from __future__ import annotations
 
@@ -10,11 +11,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.contract import Contract
+from cpsl_deploy.export.gate.frames import Frames
+from cpsl_deploy.export.gate.reference import Reference
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 from cpsl_deploy.train.models.base import Segmenter, SegmenterOutput
 
 SIZE = (64, 96)
+SHAPE = (200, 200)
+ROAD, SKY, TREE, CAR = range(4)
 
 
 class TwoLayers(Segmenter):
@@ -126,3 +132,26 @@ def gate_file(
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     helper.set_model_props(proto, {METADATA_KEY: spec.to_json(), **contract.to_metadata()})
     return proto
+
+
+def reference_of(
+    labels: np.ndarray, truth: np.ndarray | None = None, margins: np.ndarray | None = None
+) -> Reference:
+    """One frame on which the torch model said ``labels``; margins of 1 unless given."""
+    frame = np.zeros((*labels.shape, 3), np.uint8)
+    return Reference(
+        spec=model_and_spec()[1],
+        contract=Contract(),
+        frames=Frames.of([frame], described="1 frame by hand"),
+        labels=(labels,),
+        margins=(np.ones(labels.shape, np.float16) if margins is None else margins.astype(np.float16),),
+        truth=(np.full(labels.shape, IGNORE, np.uint8) if truth is None else truth,),
+    )
+
+
+def scene() -> np.ndarray:
+    """Road below sky with trees between, and a car of 1,200 pixels: 3 % of the frame."""
+    labels = np.full(SHAPE, ROAD, np.uint8)
+    labels[:80], labels[80:120] = SKY, TREE
+    labels[150:180, 100:140] = CAR
+    return labels

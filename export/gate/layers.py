@@ -26,7 +26,7 @@ class LayerNoise:
     """Of its node in the float32 file."""
     operator: str
     value: str
-    """The name of what it gives, in both files."""
+    """The name, in both files, of what it gives, its activation included where that is part of it."""
     sqnr_db: float
     """Power of the float32 values over the power of the difference, in decibel; 200 where there is none."""
     added: float
@@ -51,8 +51,8 @@ def layer_noise(
     candidate has no value of that name and shape. Raises ModelFileError for a file that cannot be run.
     """
     layers = [node for node in original.graph.node if node.op_type in KINDS]
-    there = value_names(candidate)
-    shared = [node.output[0] for node in layers if node.output[0] in there]
+    values = {node.name: _shared_value(node, original, value_names(candidate)) for node in layers}
+    shared = [value for value in values.values() if value is not None]
     noise: dict[str, float] = {}
     for start in range(0, len(shared), _AT_ONCE):
         names = shared[start : start + _AT_ONCE]
@@ -64,14 +64,26 @@ def layer_noise(
         LayerNoise(
             name=node.name,
             operator=node.op_type,
-            value=node.output[0],
-            sqnr_db=_decibel(noise[node.output[0]]),
-            added=max(0.0, noise[node.output[0]] - given[node.output[0]]),
+            value=value,
+            sqnr_db=_decibel(noise[value]),
+            added=max(0.0, noise[value] - given[node.output[0]]),
         )
         for node in layers
-        if node.output[0] in noise
+        if (value := values[node.name]) is not None and value in noise
     ]
     return sorted(found, key=lambda layer: -layer.added), len(layers) - len(found)
+
+
+def _shared_value(node: onnx.NodeProto, graph: onnx.ModelProto, there: set[str]) -> str | None:
+    """What the node gives, by a name that the candidate has, too: its own, or its activation's where that has
+    been taken into the node, as quantisers do."""
+    value = node.output[0]
+    if value in there:
+        return value
+    readers = [reader for reader in graph.graph.node if value in reader.input]
+    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and readers[0].output[0] in there:
+        return readers[0].output[0]
+    return None
 
 
 def _noise_over_signal(

@@ -23,9 +23,9 @@ def write_class_bars(verdict: Verdict, title: str, path: Path) -> None:
     """Draw the IoU of the torch model and of the file for every class that the ground truth has; in red what
     breaks the budget. Raises MissingExtraError without matplotlib."""
     rows = [c for c in verdict.classes if c.before is not None and c.after is not None]
-    height = 0.42 * max(1, len(rows)) + 1.5
+    height = 0.42 * max(1, len(rows)) + 1.2
     figure = new_figure(9.0, height)
-    axes = figure.add_axes((0.2, 0.55 / height, 0.66, 1 - 1.45 / height))
+    axes = figure.add_axes((0.2, 0.55 / height, 0.66, 1 - 1.1 / height))
     for place, row in enumerate(rows):
         limit = verdict.budget.max_class_iou_drop
         colour = _BROKEN if row.decides and row.drop > limit else _AFTER
@@ -49,7 +49,7 @@ def write_margins(verdict: Verdict, title: str, path: Path) -> None:
     changed = np.array(verdict.changed_margins)
     every = np.array(verdict.all_margins)
     figure = new_figure(9.0, 3.4)
-    axes = figure.add_axes((0.09, 0.2, 0.88, 0.62))
+    axes = figure.add_axes((0.09, 0.2, 0.88, 0.68))
     places = np.arange(len(changed))
     axes.bar(places, 100 * changed / max(1, changed.sum()), color=_AFTER)
     for place, number, all_of in zip(places, changed, every, strict=True):

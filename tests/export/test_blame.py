@@ -142,12 +142,26 @@ def test_the_layer_that_adds_the_noise_is_named(layer: str, value: str) -> None:
     assert blame.as_dict()["layers"][0]["name"] == layer
 
 
+def test_a_layer_that_took_up_its_activation_is_compared_by_that() -> None:
+    model, spec = model_and_spec()
+    other = gate_file(model, spec, noise=0.1)
+    relu = next(n for n in other.graph.node if n.op_type == "Relu")
+    fused = "features_before"
+    next(n for n in other.graph.node if n.name == "body_conv").output[0] = fused
+    relu.input[0] = fused
+    noise, skipped = layer_noise(gate_file(model, spec), other, list(generated_frames(SIZE, 1)))
+    assert skipped == 0 and (noise[0].name, noise[0].value) == ("body_conv", "features")
+    assert noise[0].added > 10 * noise[1].added
+
+
 def test_layers_that_cannot_be_compared_are_counted() -> None:
     model, spec = model_and_spec()
     other = gate_file(model, spec)
     node = next(n for n in other.graph.node if n.name == "body_conv")
     node.output[0] = "renamed"
-    next(n for n in other.graph.node if n.op_type == "Relu").input[0] = "renamed"
+    relu = next(n for n in other.graph.node if n.op_type == "Relu")
+    relu.input[0], relu.output[0] = "renamed", "features too"
+    next(n for n in other.graph.node if n.name == "head_conv").input[0] = "features too"
     noise, skipped = layer_noise(gate_file(model, spec), other, list(generated_frames(SIZE, 1)))
     assert (len(noise), skipped) == (1, 1)
     assert noise[0].sqnr_db == 200 and noise[0].added == 0

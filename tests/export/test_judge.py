@@ -6,41 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from gate_files import model_and_spec
+from gate_files import CAR, ROAD, SHAPE, SKY, TREE, reference_of, scene
 
 from cpsl_deploy.classes import IGNORE
-from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
 from cpsl_deploy.export.gate.blame import Blame, Step
-from cpsl_deploy.export.gate.frames import Frames
 from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, Budget, judge
-from cpsl_deploy.export.gate.reference import Reference
-
-SHAPE = (200, 200)
-ROAD, SKY, TREE, CAR = range(4)
-
-
-def reference_of(
-    labels: np.ndarray, truth: np.ndarray | None = None, margins: np.ndarray | None = None
-) -> Reference:
-    frame = np.zeros((*labels.shape, 3), np.uint8)
-    return Reference(
-        spec=model_and_spec()[1],
-        contract=Contract(),
-        frames=Frames.of([frame], described="1 frame by hand"),
-        labels=(labels,),
-        margins=(np.ones(labels.shape, np.float16) if margins is None else margins.astype(np.float16),),
-        truth=(np.full(labels.shape, IGNORE, np.uint8) if truth is None else truth,),
-    )
-
-
-def scene() -> np.ndarray:
-    """Road below sky with trees between, and a car of 1,200 pixels: 3 % of the frame."""
-    labels = np.full(SHAPE, ROAD, np.uint8)
-    labels[:80], labels[80:120] = SKY, TREE
-    labels[150:180, 100:140] = CAR
-    return labels
-
 
 LABELLED = Budget(min_agreement=0.95)
 
