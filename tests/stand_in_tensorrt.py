@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -27,13 +28,8 @@ class FakeTensorRT(ModuleType):
         self.NetworkDefinitionCreationFlag = Flags10 if version.startswith("10") else Flags11
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=WORKSPACE)
         self.calls: dict[str, Any] = {"builds": 0, "caches": []}
-        self.parses, self.builds, self.starts, self.cache_fits, self.profile_fits = (
-            True,
-            True,
-            True,
-            True,
-            True,
-        )
+        self.parses = self.builds = self.starts = True
+        self.cache_fits = self.profile_fits = self.limit_fits = True
         self.during: Callable[[Any], bool] = work
         self.network = SimpleNamespace(get_input=lambda index: SimpleNamespace(name="image", shape=shape))
         self.log: Any = None
@@ -87,12 +83,19 @@ class FakeTensorRT(ModuleType):
 
         return SimpleNamespace(
             create_timing_cache=lambda serialized_timing_cache: SimpleNamespace(
-                content=serialized_timing_cache, serialize=lambda: b"times"
+                content=serialized_timing_cache
             ),
             set_timing_cache=use,
+            get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"),
+            get_memory_pool_limit=lambda pool: self.calls["pool"][1] if self.limit_fits else 1 << 40,
             add_optimization_profile=lambda profile: 0 if self.profile_fits else -1,
             set_memory_pool_limit=lambda pool, pool_size: self.calls.update(pool=(pool, pool_size)),
         )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Name to content of every file in a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def work(monitor: Any) -> bool:

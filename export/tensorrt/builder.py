@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cpsl_deploy.backends.gpu import Gpu
-from cpsl_deploy.errors import ModelFileError, UnavailableError
+from cpsl_deploy.errors import InputError, ModelFileError, UnavailableError
 
 from .messages import Messages, logger_into
 from .onnx_input import OnnxInput
@@ -43,7 +43,7 @@ def build(trt: ModuleType, job: Job, messages: Messages, progress: BuildProgress
     """Build an engine, in minutes. ``times``: of a timing cache, or empty.
 
     Raises ModelFileError if TensorRT cannot read or build the model, UnavailableError if it cannot use the
-    GPU; both with TensorRT's own messages.
+    GPU, InputError if it does not accept the profile or the limit; all with TensorRT's own messages.
     """
     # TensorRT keeps none of these alive by itself; see their functions.
     logger, monitor = logger_into(trt, messages), monitor_into(trt, progress)
@@ -52,10 +52,9 @@ def build(trt: ModuleType, job: Job, messages: Messages, progress: BuildProgress
     _parse(trt, network, job.model, logger)
     config = builder.create_builder_config()
     config.progress_monitor = monitor
-    if job.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.workspace_bytes)
+    _limit_workspace(trt, config, job, messages)
     _add_profile(builder, config, network, job, messages)
-    cache = attach_times(config, times)
+    cache = attach_times(config, times)  # noqa: F841  it must outlive the build
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ModelFileError(
@@ -63,7 +62,7 @@ def build(trt: ModuleType, job: Job, messages: Messages, progress: BuildProgress
             f"{messages.errors()}. Free GPU memory or raise the workspace limit (--workspace-gib), or use "
             "the ONNX file, which is in place"
         )
-    return Built(engine=bytes(engine), times=bytes(cache.serialize()))
+    return Built(engine=bytes(engine), times=bytes(config.get_timing_cache().serialize()))
 
 
 def _builder(trt: ModuleType, logger: tensorrt.ILogger, job: Job, messages: Messages) -> tensorrt.Builder:
@@ -94,6 +93,19 @@ def _parse(
     )
 
 
+def _limit_workspace(trt: ModuleType, config: tensorrt.IBuilderConfig, job: Job, messages: Messages) -> None:
+    if job.workspace_bytes is None:
+        return
+    pool = trt.MemoryPoolType.WORKSPACE
+    config.set_memory_pool_limit(pool, job.workspace_bytes)
+    # A limit that it does not like TensorRT leaves out, with a message alone.
+    if config.get_memory_pool_limit(pool) != job.workspace_bytes:
+        raise InputError(
+            f"TensorRT does not accept a workspace limit of {job.workspace_bytes / 2**30:g} GiB on "
+            f"{job.gpu.name}: {messages.errors()}. Choose one below the GPU's memory"
+        )
+
+
 def _add_profile(
     builder: tensorrt.Builder,
     config: tensorrt.IBuilderConfig,
@@ -108,7 +120,7 @@ def _add_profile(
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, min=least, opt=best, max=most)
     if config.add_optimization_profile(profile) < 0:
-        raise ModelFileError(
+        raise InputError(
             f"TensorRT does not accept the profile {job.profile} for {job.model.path}: {messages.errors()}. "
             "Choose other sizes"
         )

@@ -1,0 +1,60 @@
+"""A machine for building engines: a driver with one GPU, a stand-in for TensorRT, and files to build."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from export_networks import small_model, spec_for
+from stand_in_tensorrt import Driver, FakeTensorRT
+
+from cpsl_deploy.backends import gpu
+from cpsl_deploy.export.graph.onnx_file import export_onnx
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = small_model()
+    spec = spec_for(model, weights_sha256="12ab")
+    return export_onnx(model, spec, tmp_path_factory.mktemp("trt") / "model.onnx", size=(64, 96))
+
+
+@pytest.fixture
+def onnx_path(exported: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(exported.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def free_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The input's batch, height and width are free; nothing but the input is looked at."""
+    model = small_model()
+    path = tmp_path_factory.mktemp("free") / "model.onnx"
+    export_onnx(model, spec_for(model, weights_sha256="12ab"), path, size=(64, 96))
+    proto = onnx.load(path)
+    for dim, name in zip(
+        proto.graph.input[0].type.tensor_type.shape.dim, ("batch", "height", "width"), strict=False
+    ):
+        dim.dim_param = name
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Driver:
+    """A machine with one GPU, and a cache folder of its own."""
+    driver = Driver()
+    monkeypatch.setattr(gpu, "_driver", lambda: driver)
+    monkeypatch.setenv("CPSL_CACHE", str(tmp_path / "cache"))
+    return driver
+
+
+@pytest.fixture
+def trt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    fake = FakeTensorRT()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    return fake
