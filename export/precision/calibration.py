@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def calibrate(
         with (
             tempfile.TemporaryDirectory(prefix="cpsl-int8-") as folder,
             contextlib.redirect_stdout(io.StringIO()),  # the histogram calibrators print
+            warnings.catch_warnings(),
         ):
+            warnings.simplefilter("ignore", RuntimeWarning)  # of NaN, which is refused below
             calibrator = _calibrator(graph.up_to_logits(), values, method, Path(folder))
             for index in range(len(frames)):
                 calibrator.collect_data(_OneFrame(_feed(graph, frames[index])))
@@ -71,16 +74,22 @@ def calibrate(
                 if progress:
                     progress(index + 1, len(frames))
             measured = calibrator.compute_data()
+    except ValueError as error:  # NumPy: a histogram of what is not finite
+        raise ModelFileError(_not_finite(graph, str(error))) from error
     except OSError as error:
         raise as_output_error(error, Path(tempfile.gettempdir()) / "calibration") from error
     ranges = {name: _range(data) for name, data in measured.items()}
     for name, (low, high) in ranges.items():
         if not np.isfinite([low, high]).all():
-            raise ModelFileError(
-                f"activations must be finite to be quantised, and {name} of {graph.origin} runs from {low} "
-                f"to {high}. Keep the model in fp32, or train it again."
-            )
+            raise ModelFileError(_not_finite(graph, f"{name} runs from {low} to {high}"))
     return ranges
+
+
+def _not_finite(graph: FloatGraph, what: str) -> str:
+    return (
+        f"activations must be finite to be quantised, and those of {graph.origin} are not: {what}. Train the "
+        "model again, or keep it in fp32."
+    )
 
 
 class _OneFrame(ort_calibrate.CalibrationDataReader):  # type: ignore[misc]

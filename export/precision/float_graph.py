@@ -7,12 +7,11 @@ otherwise compute in float between two conversions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
-from onnx.utils import Extractor
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from cpsl_deploy.errors import ModelFileError
 
@@ -30,7 +29,6 @@ class FloatGraph:
     def __init__(self, model: ModelProto, origin: str = "the model") -> None:
         self.model = ModelProto()
         self.model.CopyFrom(model)
-        self.graph = self.model.graph
         self.origin = origin
         self._require_static()
         for index, node in enumerate(self.graph.node):
@@ -39,6 +37,12 @@ class FloatGraph:
         if repeated:
             raise ModelFileError(f"nodes are named one by one, and {origin} has two {repeated[0]!r}.")
         self.normalised, self.logits = self._boundary()
+        self.parameters = {n.name: _module(n.input[1]) for n in self.graph.node if len(n.input) > 1}
+        """Which part of the model a node came from, by the name of its weight."""
+
+    @property
+    def graph(self) -> GraphProto:
+        return self.model.graph
 
     def network(self) -> list[NodeProto]:
         """The nodes between `normalised` and `logits`, in graph order."""
@@ -58,12 +62,24 @@ class FloatGraph:
         """The network's Conv and Gemm nodes with constant weights, in graph order."""
         return [n for n in self.network() if n.op_type in ("Conv", "Gemm") and n.input[1] in self.constants()]
 
-    def constants(self) -> dict[str, onnx.TensorProto]:
+    def constants(self) -> dict[str, TensorProto]:
         return {tensor.name: tensor for tensor in self.graph.initializer}
 
     def up_to_logits(self) -> ModelProto:
         """The file without upsampling and argmax: frame in, logits out."""
-        return Extractor(self.model).extract_model([self.graph.input[0].name], [self.logits])
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        needed, nodes = {self.logits}, []
+        for node in reversed(self.graph.node):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+                nodes.append(node)
+        for field in (model.graph.node, model.graph.output, model.graph.initializer):
+            del field[:]
+        model.graph.node.extend(nodes[::-1])
+        model.graph.initializer.extend(t for t in self.graph.initializer if t.name in needed)
+        model.graph.output.append(helper.make_tensor_value_info(self.logits, TensorProto.FLOAT, None))
+        return model
 
     def readers(self, value: str) -> list[NodeProto]:
         return [node for node in self.graph.node if value in node.input]
@@ -169,7 +185,7 @@ class FloatGraph:
         weight = self.array(convolution.input[1]).astype(np.float64)
         added = weight.sum(axis=tuple(range(2, weight.ndim))) @ shift
         bias = self.array(convolution.input[2]) if len(convolution.input) > 2 else 0.0
-        names = [f"{convolution.name}.weight", f"{convolution.name}.bias"]
+        names = [f"{convolution.name}.weight.folded", f"{convolution.name}.bias.folded"]
         self._add(names[0], weight * scale.reshape(1, -1, *[1] * (weight.ndim - 2)))
         self._add(names[1], bias + added)
         del convolution.input[1:]
@@ -178,7 +194,7 @@ class FloatGraph:
     def _batch_norms_to_depthwise(self) -> None:
         for norm in [n for n in self.network() if n.op_type == "BatchNormalization"]:
             scale, shift = self._affine(norm)
-            names = [f"{norm.name}.weight", f"{norm.name}.bias"]
+            names = [f"{norm.name}.weight.folded", f"{norm.name}.bias.folded"]
             self._add(names[0], scale.reshape(-1, 1, 1, 1))
             self._add(names[1], shift)
             depthwise = helper.make_node(
@@ -239,5 +255,5 @@ def rename(names: Sequence[str], new: dict[str, str]) -> None:
             names[index] = new[name]  # type: ignore[index]
 
 
-def operators(nodes: Iterable[NodeProto]) -> set[str]:
-    return {node.op_type for node in nodes}
+def _module(weight: str) -> str:
+    return weight.removeprefix("network.").removesuffix(".weight")

@@ -43,7 +43,7 @@ SCHEMES = {
     "tensorrt": Scheme(
         activation=QuantType.QInt8,
         between=(),
-        method="percentile",
+        method="entropy",
         integers=False,
         options={
             "ActivationSymmetric": True,
@@ -55,22 +55,23 @@ SCHEMES = {
 }
 """cpu: uint8 activations with a zero point, int8 weights per output channel. Everything from the first layer
 to the logits is integers, because a single float operator in between costs two conversions of its maps. Only
-a bilinear Resize stays float, because onnxruntime computes it so. Symmetric int8 activations take twice as long.
+a bilinear Resize stays float, because onnxruntime computes it so. Symmetric int8 activations take
+twice as long.
 
-tensorrt: int8 activations and weights around zero, Q/DQ in front of the layers alone, biases in float, and one
-input of each residual Add quantised, so that the Add joins the convolution that gives the other (NVIDIA,
+tensorrt: int8 activations and weights around zero, Q/DQ in front of the layers alone, biases in float, and
+one input of each residual Add quantised, so that the Add joins the convolution that gives the other (NVIDIA,
 TensorRT documentation, "Explicit Quantization", Q/DQ layer-placement recommendations).
 
-On the real pair's student, 10 classes, min-max ranges lost least of the mean IoU in the asymmetric scheme, at
-a tenth of the time of histograms. In the symmetric one, where a single high value costs twice the resolution,
-they cost one class 4 points, and the 99.999th percentile 1.2.
+On the real pair's student, 10 classes, min-max ranges cost nothing of the mean IoU in the asymmetric scheme,
+at a tenth of the time of histograms. In the symmetric one, where a single high value costs twice the
+resolution, they cost one class 4.0 points, the 99.999th percentile 2.7 and entropy 1.5.
 """
 
 
 def insert(
     graph: FloatGraph, ranges: Ranges, scheme: Scheme, *, layers: Collection[str], reduce_range: bool = False
 ) -> ModelProto:
-    """The graph with the named layers in integers, and what lies between them as far as no float layer feeds it.
+    """The graph with the named layers in integers, and what lies between them where no float layer feeds it.
 
     ``graph`` is a prepared one and stays as it was. ``reduce_range`` gives weights seven bits.
     """
@@ -93,7 +94,10 @@ def insert(
         for value in _shortcuts(graph, chosen):
             quantiser.quantize_activation_tensor(value)
     quantiser.quantize_model()
+    quantiser.model.topological_sort()
     model: ModelProto = quantiser.model.model
+    del model.metadata_props[:]  # the quantiser adds notes for itself
+    model.metadata_props.extend(graph.model.metadata_props)
     model.producer_name, model.producer_version = graph.model.producer_name, graph.model.producer_version
     return model
 
@@ -113,8 +117,8 @@ def saturates() -> bool:
 
 
 def _integers(graph: FloatGraph, scheme: Scheme, layers: set[str]) -> list[NodeProto]:
-    """The named layers, and the operators between them that no layer in float gives anything to: what was kept
-    in float is not to be rounded right after."""
+    """The named layers, and the operators between them that no layer in float gives anything to: what was
+    kept in float is not to be rounded right after."""
     constants, weighted = graph.constants(), {node.name for node in graph.layers()}
     rounded = {graph.normalised}
     chosen = []

@@ -86,6 +86,12 @@ class Quantiser:
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    def only(self, layer: str) -> ModelProto:
+        """The network alone, frame in and logits out, with one layer in integers: what it costs by itself."""
+        graph, scheme = self.graph, SCHEMES[self.scheme]
+        single = insert(graph, self.ranges, scheme, layers=[layer], reduce_range=self.reduce_range)
+        return FloatGraph(single, graph.origin).up_to_logits()
+
     def write(self, output: str | os.PathLike[str], keep: Collection[str] = ()) -> None:
         """Write the quantised file, whole or not at all. Raises also OutputError if it cannot be written."""
         write_bytes(output, self.model(keep).SerializeToString())
