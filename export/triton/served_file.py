@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
+from cpsl_deploy.backends.engine_key import PROFILE
+from cpsl_deploy.backends.onnx_file import read_onnx_metadata
 from cpsl_deploy.backends.tensorrt_backend import read_sidecar
 from cpsl_deploy.contract import CONFIDENCE, LABELS, LOGITS, Contract
 from cpsl_deploy.errors import InputError, ModelFileError
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
+
+from ..tensorrt.profile import Profile
 
 IMAGE = "image"
 """The one input of every file."""
@@ -47,6 +50,8 @@ class ServedFile:
     image: Port
     outputs: tuple[Port, ...]
     """In the contract's order."""
+    typical_size: tuple[int, int]
+    """(height, width) in pixels: the fixed size, the spec's where that is free, an engine's best."""
     most_batch: int | None = None
     """The largest batch an engine was built for; None if the file sets no limit."""
 
@@ -58,15 +63,6 @@ class ServedFile:
     def free_batch(self) -> bool:
         """Whether frames may be joined to batches."""
         return self.image.shape[0] == FREE
-
-    @property
-    def typical_size(self) -> tuple[int, int]:
-        """(height, width) in pixels: the fixed size, or for a free side the spec's."""
-        height, width = self.image.shape[1:3]
-        return (
-            self.spec.size[0] if height == FREE else height,
-            self.spec.size[1] if width == FREE else width,
-        )
 
 
 def read_served_file(path: str | Path) -> ServedFile:
@@ -88,21 +84,25 @@ def read_served_file(path: str | Path) -> ServedFile:
 
 
 def _onnx(path: Path) -> ServedFile:
+    spec, contract, metadata = _stated(read_onnx_metadata(path), path)
     try:
         proto = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
+        ports = {value.name: _port(value) for value in (*proto.graph.input, *proto.graph.output)}
+    except (OSError, DecodeError, UnicodeDecodeError) as error:
         raise ModelFileError(
             f"{path} is not a readable ONNX file: {error}. Export it again: cpsl-export RUN"
         ) from error
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-        raise ModelFileError(f"{path} keeps weights in other files; cpsl-export writes one file. Use that.")
-    spec, contract, metadata = _stated({e.key: e.value for e in proto.metadata_props}, path)
-    ports = {value.name: _port(value) for value in (*proto.graph.input, *proto.graph.output)}
+    if IMAGE in ports and len(ports[IMAGE].shape) != 4:
+        raise ModelFileError(f"{path} takes an {IMAGE} of {len(ports[IMAGE].shape)} dimensions instead of 4.")
     if [value.name for value in proto.graph.input] != [IMAGE] or set(ports) != {IMAGE, *contract.outputs}:
         raise ModelFileError(
             f"{path} states an input {IMAGE} and outputs {', '.join(contract.outputs)}, and its graph has "
             f"{', '.join(sorted(ports))}. Export it again: cpsl-export RUN"
         )
+    height, width = (
+        usual if side == FREE else side
+        for side, usual in zip(ports[IMAGE].shape[1:3], spec.size, strict=False)
+    )
     return ServedFile(
         path=path,
         spec=spec,
@@ -110,6 +110,7 @@ def _onnx(path: Path) -> ServedFile:
         metadata=metadata,
         image=ports[IMAGE],
         outputs=tuple(ports[name] for name in contract.outputs),
+        typical_size=(height, width),
     )
 
 
@@ -120,24 +121,27 @@ def _port(value: onnx.ValueInfoProto) -> Port:
 
 
 def _engine(path: Path) -> ServedFile:
-    """The sidecar's ``size`` is HEIGHTxWIDTH; ``batch`` is a number, or LEAST-MOST where it is free."""
+    """What an engine takes is its optimisation profile: a side is free if it has a range."""
     spec, contract, metadata = _stated(read_sidecar(path), path)
-    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", metadata.get("size", ""))
-    batch = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", metadata.get("batch", "1"))
-    if size is None or batch is None:
+    try:
+        profile = Profile.from_text(metadata.get(PROFILE, ""))
+    except InputError as error:
         raise ModelFileError(
-            f"the JSON file beside {path} does not say for which frames the engine was built (size "
-            f"{metadata.get('size')!r}, batch {metadata.get('batch', '1')!r}). Build it again: "
-            "cpsl-export RUN --trt"
-        )
-    height, width = int(size[1]), int(size[2])
-    count = FREE if batch[2] else int(batch[1])
-    stride = contract.output_stride
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
-        (LABELS, CONFIDENCE), (count, -(-height // stride), -(-width // stride))
+            f"the JSON file beside {path} does not say for which frames the engine was built: {error}. Build "
+            "it again: cpsl-export RUN --trt"
+        ) from error
+    count, height, width = (
+        least if least == most else FREE for least, most in zip(profile.min, profile.max, strict=True)
     )
-    inner = contract.network_size or (height, width)
-    shapes[LOGITS] = (count, len(spec.class_names), *(-(-side // spec.stride) for side in inner))
+    if count == FREE and profile.min[0] > 1:
+        raise ModelFileError(
+            f"{path} takes batches of {profile.min[0]} to {profile.max[0]}, and a server must be able to run "
+            "one frame alone. Build it with a profile from batch 1 on."
+        )
+    stride = contract.output_stride
+    strided = (count, _divided(height, stride), _divided(width, stride))
+    inner = (_divided(side, spec.stride) for side in contract.network_size or (height, width))
+    shapes = {LABELS: strided, CONFIDENCE: strided, LOGITS: (count, len(spec.class_names), *inner)}
     return ServedFile(
         path=path,
         spec=spec,
@@ -147,8 +151,13 @@ def _engine(path: Path) -> ServedFile:
         outputs=tuple(
             Port(name=name, data_type=_DATA_TYPES[name], shape=shapes[name]) for name in contract.outputs
         ),
-        most_batch=int(batch[2]) if batch[2] else None,
+        typical_size=profile.opt[1:],
+        most_batch=profile.max[0] if count == FREE else None,
     )
+
+
+def _divided(side: int, stride: int) -> int:
+    return FREE if side == FREE else -(-side // stride)
 
 
 def _stated(metadata: dict[str, str], path: Path) -> tuple[ModelSpec, Contract, dict[str, str]]:

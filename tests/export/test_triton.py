@@ -72,7 +72,7 @@ def write_model(
 
 def write_engine(path: Path, **facts: str) -> Path:
     path.write_bytes(b"an engine")
-    facts = {"size": "96x160", "tensorrt_version": "10.16.1", "gpu": "NVIDIA L4", **facts}
+    facts = {"profile": "1x96x160", "tensorrt_version": "10.16.1", "gpu": "NVIDIA L4", **facts}
     write_sidecar(path, {**tiny_metadata(), "weights_sha256": "0" * 64, **facts})
     return path
 
@@ -192,10 +192,13 @@ def test_an_engine_is_served_by_tensorrt(tmp_path: Path) -> None:
 
 @needs_definitions
 def test_an_engine_batches_as_far_as_it_was_built_for(tmp_path: Path) -> None:
-    engine = write_engine(tmp_path / "m.plan", batch="1-4", output_stride="8", outputs="labels,logits")
+    engine = write_engine(
+        tmp_path / "m.plan", profile="1x96x160,2x96x160,4x96x160", output_stride="8", outputs="labels,logits"
+    )
     config = parsed(write_repository(tmp_path / "models", engine))
     assert config.max_batch_size == 4 and list(config.input[0].dims) == [96, 160, 3]
     assert [list(port.dims) for port in config.output] == [[12, 20], [4, 96, 160]]
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     with pytest.raises(InputError, match="at most 4; got 8"):
         write_repository(tmp_path / "models", engine, max_batch=8)
 
@@ -271,6 +274,20 @@ def test_an_engine_needs_its_gpu(tmp_path: Path, options: dict[str, bool]) -> No
         write_repository(tmp_path / "models", write_engine(tmp_path / "m.engine"), **options)
 
 
+def test_an_engine_of_free_sides_is_warmed_up_at_its_best(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "m.plan", profile="1x48x64,1x96x128,1x192x256")
+    made = write_repository(tmp_path / "models", engine)
+    assert made.max_batch_size == 0
+    text = made.config.read_text()
+    assert "dims: [ 1, -1, -1, 3 ]" in text and "dims: [ 1, 96, 128, 3 ]" in text
+
+
+def test_an_engine_that_takes_no_single_frame_is_refused(tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "m.plan", profile="2x48x64,2x48x64,4x48x64")
+    with pytest.raises(ModelFileError, match="one frame alone"):
+        write_repository(tmp_path / "models", engine)
+
+
 def damaged(path: Path) -> Path:
     write_tiny_onnx(path)
     path.write_bytes(path.read_bytes()[:-40])
@@ -285,14 +302,14 @@ def external(path: Path) -> Path:
 
 
 def sizeless(path: Path) -> Path:
-    return write_engine(path.with_suffix(".engine"), size="large")
+    return write_engine(path.with_suffix(".engine"), profile="large")
 
 
 WRONG = {
     "missing": (lambda path: path, "there is no model file"),
-    "truncated": (damaged, "not a readable ONNX file"),
+    "truncated": (damaged, "ONNX file"),
     "no spec": (lambda path: write_tiny_onnx(path, metadata={"colour_order": "BGR"}), "carries no spec"),
-    "weights elsewhere": (external, "weights in other files"),
+    "weights elsewhere": (external, "weights in another file"),
     "other outputs": (
         lambda path: write_model(path, outputs=("labels", "logits"), logits=[1, 4, 2]),
         "logits",
