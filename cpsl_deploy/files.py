@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     folder is not writable or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -39,6 +39,57 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the error above is the one to tell
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
+    """``atomic_path`` for files that belong together: all are put in place when the block ends, or none.
+
+    An error or an interruption at any moment leaves all earlier files as they were. Only a process killed
+    between the renames at the end leaves some of them new. Raises OutputError as ``atomic_path`` does.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries = [_beside(path, "tmp") for path in targets]
+    earlier = [_beside(path, "old.tmp") for path in targets]
+    put: list[int] = []
+    path = targets[0]
+    try:
+        for path in targets:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield tuple(temporaries)
+        for path, temporary, kept in zip(targets, temporaries, earlier, strict=True):
+            _flush(temporary)
+            if path.exists():
+                _keep(path, kept)
+        for number, path in enumerate(targets):
+            put.append(number)
+            os.replace(temporaries[number], path)
+    except BaseException as error:
+        for number in put:
+            if earlier[number].exists():
+                os.replace(earlier[number], targets[number])
+            elif not temporaries[number].exists():
+                targets[number].unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise as_output_error(error, path) from error
+        raise
+    finally:
+        for temporary in (*temporaries, *earlier):
+            with contextlib.suppress(OSError):  # the error above is the one to tell
+                temporary.unlink()
+
+
+def _beside(path: Path, mark: str) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.{mark}{path.suffix}")
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """A second name for a file, or a copy where the file system gives none."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)
+    except OSError:
+        shutil.copy2(path, kept)
 
 
 @contextlib.contextmanager
@@ -87,7 +138,7 @@ def _flush(path: Path) -> None:
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
     """Delete the temporary files that a killed process left in a folder. Nothing may be writing there."""
     for path in Path(folder).glob(".*.tmp*"):
-        if re.fullmatch(r"\..+\.\d+\.tmp(\..+)?", path.name):
+        if re.fullmatch(r"\..+\.\d+\.(old\.)?tmp(\..+)?", path.name):
             path.unlink()
 
 

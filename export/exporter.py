@@ -17,7 +17,7 @@ import torch
 
 import cpsl_deploy
 from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
-from cpsl_deploy.files import atomic_path, sha256, write_json
+from cpsl_deploy.files import atomic_paths, sha256, write_json
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.engine.run_folder import RunFolder
@@ -107,27 +107,27 @@ def export(
     if size is None:
         pictures.append(half_size(pictures[0]))
         described += "; the first at half its size, too"
-    with atomic_path(output) as unverified:
+    report = output.with_name("export.json" if output.name == "model.onnx" else f"{output.stem}.export.json")
+    with atomic_paths(output, report) as (unverified, unreported):
         started = time.perf_counter()
         export_onnx(model, spec, unverified, size=size)
         exported = time.perf_counter()
         agreement = verify(unverified, model, spec, pictures)
         verified = time.perf_counter()
         agreement.require(min_agreement)
-    report = output.with_name("export.json" if output.name == "model.onnx" else f"{output.stem}.export.json")
-    result = ExportResult(
-        path=output,
-        report=report,
-        spec=spec,
-        size=size,
-        agreement=agreement,
-        frames=described,
-        operators=operator_counts(output),
-        bytes=output.stat().st_size,
-        export_s=exported - started,
-        verify_s=verified - exported,
-    )
-    write_json(report, _report(result))
+        result = ExportResult(
+            path=output,
+            report=report,
+            spec=spec,
+            size=size,
+            agreement=agreement,
+            frames=described,
+            operators=operator_counts(unverified),
+            bytes=unverified.stat().st_size,
+            export_s=exported - started,
+            verify_s=verified - exported,
+        )
+        write_json(unreported, _report(result, sha256(unverified)))
     if domains is not None:
         result = _with_scores(result, folder, domains)
     return _with_engine(result) if trt else result
@@ -170,14 +170,14 @@ def _check_replaceable(output: Path, spec: ModelSpec, *, overwrite: bool) -> Non
         )
 
 
-def _report(result: ExportResult) -> dict[str, Any]:
+def _report(result: ExportResult, onnx_sha256: str) -> dict[str, Any]:
     packages = {"cpsl_deploy": cpsl_deploy, "torch": torch, "onnx": onnx, "onnxruntime": onnxruntime}
     height, width = result.size or ("height", "width")
     return {
         "model": result.path.name,
         "architecture": result.spec.architecture,
         "weights_sha256": result.spec.weights_sha256,
-        "onnx_sha256": sha256(result.path),
+        "onnx_sha256": onnx_sha256,
         "bytes": result.bytes,
         "input": {"name": "image", "dtype": "uint8", "shape": [1, height, width, 3]},
         "output": {"name": "labels", "dtype": "uint8", "shape": [1, height, width]},

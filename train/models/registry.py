@@ -18,7 +18,14 @@ from .base import Segmenter
 from .ddrnet import DdrNet23Slim
 from .deeplabv2 import DeepLabV2
 from .squeezenet_fpn import SqueezeNetFpn
-from .weights import fit, read_metadata, read_weights
+from .weights import (
+    fit,
+    read_metadata,
+    read_weights,
+    require_finite,
+    require_likely_size,
+    require_readable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -64,15 +71,7 @@ def save_model(path: str | Path, model: Segmenter, spec: ModelSpec) -> None:
         raise ModelFileError(
             f"a spec's architecture is one of {', '.join(ARCHITECTURES)}; got {spec.architecture!r}"
         )
-    for what, in_spec, in_model in (
-        ("number of classes", len(spec.class_names), model.num_classes),
-        ("stride", spec.stride, model.stride),
-    ):
-        if in_spec != in_model:
-            raise ModelFileError(
-                f"a spec describes the model it travels with; its {what} is {in_spec} and the model's is "
-                f"{in_model}. Make the spec from the model's own values."
-            )
+    _require_own_spec(model, spec, "Make the spec from the model's own values.")
     spec = dataclasses.replace(spec, weights_sha256="")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     # Serialised here and written by Python: safetensors' own writer hides a full disk in another error class.
@@ -83,11 +82,13 @@ def save_model(path: str | Path, model: Segmenter, spec: ModelSpec) -> None:
 def load_model(path: str | Path) -> tuple[Segmenter, ModelSpec]:
     """Read a model file: the network in eval mode on the CPU, and its spec with ``weights_sha256`` filled.
 
-    Raises ModelFileError for a missing or damaged file, or one that ``save_model`` did not write.
+    Raises ModelFileError for a missing or damaged file, one that ``save_model`` did not write, or one whose
+    spec, tensors and network do not belong together or whose weights are not finite.
     """
-    content = read_weights(path)
+    path = require_readable(path)
     metadata = read_metadata(path)
     if METADATA_KEY not in metadata:
+        read_weights(path)  # what is damaged is told first
         raise ModelFileError(
             f"{path} has weights but no spec: it is not a model file of this project. Pretrained weights are "
             "given to training as its start, for example with --init."
@@ -99,5 +100,20 @@ def load_model(path: str | Path) -> tuple[Segmenter, ModelSpec]:
             f"{', '.join(ARCHITECTURES)}. Upgrade: pip install -U cpsl_deploy"
         )
     model = build(spec.architecture, len(spec.class_names))
-    fit(model, content, str(path))
+    _require_own_spec(model, spec, f"{path} was changed after it was written: fetch it again.")
+    require_likely_size(path, model, str(path))
+    fit(model, read_weights(path), str(path))
+    require_finite(model, str(path))
     return model.eval(), dataclasses.replace(spec, weights_sha256=sha256(path))
+
+
+def _require_own_spec(model: Segmenter, spec: ModelSpec, remedy: str) -> None:
+    for what, in_spec, in_model in (
+        ("number of classes", len(spec.class_names), model.num_classes),
+        ("stride", spec.stride, model.stride),
+    ):
+        if in_spec != in_model:
+            raise ModelFileError(
+                f"a spec describes the model it travels with; its {what} is {in_spec} and the model's is "
+                f"{in_model}. {remedy}"
+            )

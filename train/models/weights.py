@@ -18,6 +18,8 @@ from cpsl_deploy.errors import ModelFileError
 
 _SHOWN = 4
 """Keys named in an error; the others are counted."""
+_SLACK = 16 << 20
+"""Bytes of a model file beside its weights: names, spec and padding; far more than they ever take."""
 _NUMPY_SCALARS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
@@ -33,15 +35,7 @@ def read_weights(path: str | Path) -> Any:
     Torch files are read with ``weights_only=True``: nothing in them is executed. Raises ModelFileError for
     a missing, damaged or unsafe file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"a weights file is wanted and {path} is not one. Check the path.")
-    try:
-        open(path, "rb").close()
-    except OSError as error:
-        raise ModelFileError(
-            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
-        ) from error
+    path = require_readable(path)
     try:
         if _is_safetensors(path):
             with safe_open(path, "pt", device="cpu") as file:
@@ -59,6 +53,20 @@ def read_weights(path: str | Path) -> Any:
         raise ModelFileError(
             f"{path} is damaged or not a weights file ({_first_line(error)}). Fetch or write it again."
         ) from error
+
+
+def require_readable(path: str | Path) -> Path:
+    """The path of a file that is there and can be opened. Raises ModelFileError otherwise."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"a weights file is wanted and {path} is not one. Check the path.")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
+        ) from error
+    return path
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -99,7 +107,8 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], origin: str, *, optional
     """Copy ``state`` into ``module`` if it fits exactly; say what was loaded.
 
     ``optional``: keys of the module that the state may lack, for example batch counters. Raises
-    ModelFileError naming missing, unknown and differently shaped keys, and then changes nothing.
+    ModelFileError naming missing, unknown and differently shaped keys, and those that hold whole or complex
+    numbers in the place of real ones or the other way round; and then changes nothing.
     """
     own = module.state_dict()
     optional = set(optional) | {key for key in own if key.endswith("num_batches_tracked")}
@@ -111,6 +120,11 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], origin: str, *, optional
             for key in own
             if key in state and state[key].shape != own[key].shape
         ],
+        "of another kind": [
+            f"{key} {_kind(state[key])} instead of {_kind(own[key])}"
+            for key in own
+            if key in state and _kind(state[key]) != _kind(own[key])
+        ],
     }
     if any(problems.values()):
         told = "; ".join(f"{what}: {_shown(keys)}" for what, keys in problems.items() if keys)
@@ -118,6 +132,33 @@ def fit(module: nn.Module, state: Mapping[str, Tensor], origin: str, *, optional
     module.load_state_dict(state, strict=False)
     count = sum(state[key].numel() for key, _ in module.named_parameters() if key in state)
     return f"{count:,} parameters in {len(state)} tensors from {origin}"
+
+
+def require_finite(module: nn.Module, origin: str) -> None:
+    """Raises ModelFileError if a weight or statistic of ``module`` is not a finite number."""
+    broken = [key for key, value in module.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ModelFileError(
+            f"weights are finite numbers, and those in {origin} are not: {_shown(broken)}. Fetch or write "
+            "the file again; a training that diverged starts again from an earlier checkpoint."
+        )
+
+
+def require_likely_size(path: Path, module: nn.Module, origin: str) -> None:
+    """Refuse a file far too large for the weights of ``module``, before its tensors are read into memory."""
+    own = sum(value.numel() * max(value.element_size(), 4) for value in module.state_dict().values())
+    size, most = path.stat().st_size, 2 * own + _SLACK
+    if size > most:
+        raise ModelFileError(
+            f"{origin} is no model file of {type(module).__name__}: it has {size:,} bytes, and the weights "
+            f"take {own:,}, or twice that in double precision. Check the path."
+        )
+
+
+def _kind(value: Tensor) -> str:
+    if value.is_complex():
+        return "complex numbers"
+    return "real numbers" if value.is_floating_point() else "whole numbers"
 
 
 def _is_safetensors(path: Path) -> bool:
