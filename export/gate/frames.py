@@ -82,6 +82,7 @@ def open_frames(
     run: Path | None = None,
     count: int = COUNT,
     labelled_count: int = LABELLED_COUNT,
+    trained: bool = False,
 ) -> Frames:
     """Real frames of the target: up to ``labelled_count`` with labels if there are any, else ``count``.
 
@@ -91,13 +92,13 @@ def open_frames(
 
     ``reference``: a dataset as the training commands take it. None takes the labelled validation images of
     ``run`` (a run folder), else the target the model was adapted to, if run or spec name one that can still
-    be read, and generated frames otherwise (the words say so). Raises DataError if a given reference cannot
-    be read.
+    be read, and generated frames otherwise (the words say so). ``trained``: of a run, the images that it
+    trained on instead of the validation images. Raises DataError if a given reference cannot be read.
     """
     if reference is not None:
         dataset = _open(str(reference))
         return _of_dataset(dataset, str(reference), spec, size, count, labelled_count)
-    target = _remembered_target(run) or spec.provenance.get("target")
+    target = _remembered_target(run, trained=trained) or spec.provenance.get("target")
     why = "the model does not say what it was adapted to"
     if isinstance(target, str):
         target = {"reference": target}
@@ -139,14 +140,14 @@ def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
     return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
 
 
-def _remembered_target(run: Path | None) -> dict[str, Any] | None:
+def _remembered_target(run: Path | None, *, trained: bool) -> dict[str, Any] | None:
     """How a run folder's domains.json says its target was opened, as ``_open`` takes it, if that is there:
-    the labelled validation images before those it trained on."""
+    the labelled validation images before those it trained on, unless those are asked for."""
     if run is None or not (run / "domains.json").is_file():
         return None
     try:
         memory = json.loads((run / "domains.json").read_text())
-        target = memory.get("validation") or memory["target"]
+        target = (None if trained else memory.get("validation")) or memory["target"]
         sampling = {key: target[key] for key in ("frames", "hold_out_s") if key in target}
         return {key: target[key] for key in ("reference", "root", "split")} | sampling
     except (ValueError, KeyError, TypeError, AttributeError) as error:

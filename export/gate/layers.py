@@ -17,6 +17,9 @@ _AT_ONCE = 16
 """Values kept of one run, so that the features of a whole network are never all in memory."""
 _HIGHEST_DB = 200.0
 
+Pair = tuple[str, str]
+"""A value's name in the float32 file and in the candidate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNoise:
@@ -26,7 +29,7 @@ class LayerNoise:
     """Of its node in the float32 file."""
     operator: str
     value: str
-    """The name, in both files, of what it gives, its activation included where that is part of it."""
+    """The name in the float32 file of what was compared: what it gives, or the activation after it."""
     sqnr_db: float
     """Power of the float32 values over the power of the difference, in decibel; 200 where there is none."""
     added: float
@@ -51,56 +54,69 @@ def layer_noise(
     candidate has no value of that name and shape. Raises ModelFileError for a file that cannot be run.
     """
     layers = [node for node in original.graph.node if node.op_type in KINDS]
-    values = {node.name: _shared_value(node, original, value_names(candidate)) for node in layers}
-    shared = [value for value in values.values() if value is not None]
+    pairs = {node.name: _pair(node, original, candidate) for node in layers}
+    shared = [pair for pair in pairs.values() if pair is not None]
     noise: dict[str, float] = {}
     for start in range(0, len(shared), _AT_ONCE):
-        names = shared[start : start + _AT_ONCE]
-        noise |= _noise_over_signal(
-            Probe(original, inner=names), Probe(candidate, inner=names), names, frames
-        )
+        some = shared[start : start + _AT_ONCE]
+        right = Probe(original, inner=[name for name, _ in some])
+        got = Probe(candidate, inner=[name for _, name in some])
+        noise |= _noise_over_signal(right, got, some, frames)
     given = _given(original, noise)
     found = [
         LayerNoise(
             name=node.name,
             operator=node.op_type,
-            value=value,
-            sqnr_db=_decibel(noise[value]),
-            added=max(0.0, noise[value] - given[node.output[0]]),
+            value=pair[0],
+            sqnr_db=_decibel(noise[pair[0]]),
+            added=max(0.0, noise[pair[0]] - given[node.output[0]]),
         )
         for node in layers
-        if (value := values[node.name]) is not None and value in noise
+        if (pair := pairs[node.name]) is not None and pair[0] in noise
     ]
     return sorted(found, key=lambda layer: -layer.added), len(layers) - len(found)
 
 
-def _shared_value(node: onnx.NodeProto, graph: onnx.ModelProto, there: set[str]) -> str | None:
-    """What the node gives, by a name that the candidate has, too: its own, or its activation's where that has
-    been taken into the node, as quantisers do."""
-    value = node.output[0]
+def _pair(node: onnx.NodeProto, original: onnx.ModelProto, candidate: onnx.ModelProto) -> Pair | None:
+    """Names of what a layer gives in both files: its own value, or its activation's where a quantiser has
+    taken that into the layer. Rounding to unsigned integers is then the activation: it is taken behind that.
+    """
+    value, there = node.output[0], value_names(candidate)
     if value in there:
-        return value
-    readers = [reader for reader in graph.graph.node if value in reader.input]
-    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip") and readers[0].output[0] in there:
-        return readers[0].output[0]
-    return None
+        return value, value
+    readers = _readers(original, value)
+    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or readers[0].output[0] not in there:
+        return None
+    active = readers[0].output[0]
+    for rounding in _readers(candidate, active):
+        for back in _readers(candidate, rounding.output[0]):
+            if (rounding.op_type, back.op_type) == ("QuantizeLinear", "DequantizeLinear"):
+                return active, back.output[0]
+    return active, active
+
+
+def _readers(proto: onnx.ModelProto, value: str) -> list[onnx.NodeProto]:
+    return [node for node in proto.graph.node if value in node.input]
 
 
 def _noise_over_signal(
-    original: Probe, candidate: Probe, names: Sequence[str], frames: Sequence[np.ndarray]
+    original: Probe, candidate: Probe, pairs: Sequence[Pair], frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    comparable = set(names)
+    """By the value's name in the original."""
+    signal = {name: 0.0 for name, _ in pairs}
+    noise = dict(signal)
+    comparable = set(signal)
     for frame in frames:
-        right, got = original.values(frame, names), candidate.values(frame, names)
-        for name in names:
-            if right[name].shape != got[name].shape:
+        right = original.values(frame, [name for name, _ in pairs])
+        got = candidate.values(frame, [name for _, name in pairs])
+        for name, other in pairs:
+            if right[name].shape != got[other].shape:
                 comparable.discard(name)
                 continue
             value = right[name].astype(np.float64)
             signal[name] += float((value**2).sum())
-            noise[name] += float(((got[name].astype(np.float64) - value) ** 2).sum())
-    return {name: noise[name] / max(signal[name], 1e-30) for name in names if name in comparable}
+            noise[name] += float(((got[other].astype(np.float64) - value) ** 2).sum())
+    return {name: noise[name] / max(signal[name], 1e-30) for name in signal if name in comparable}
 
 
 def _given(proto: onnx.ModelProto, noise: dict[str, float]) -> dict[str, float]:

@@ -53,8 +53,9 @@ class Probe:
             raise ModelFileError(f"{self.origin} carries no spec: cpsl-export did not write it.")
         self.spec = ModelSpec.from_json(metadata[METADATA_KEY], self.origin)
         self.contract = Contract.from_metadata(metadata, self.origin)
-        batch = self._session.get_inputs()[0].shape[0]
+        batch, height, width, _ = self._session.get_inputs()[0].shape
         self._batch = batch if isinstance(batch, int) else 1
+        self.takes_any_size = not isinstance(height, int) and not isinstance(width, int)
 
     def values(self, frame: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Outputs and inner values for one frame, by name, each with its batch axis of 1; all by default."""
