@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import types
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import stand_in_gpu
 
 from cpsl_deploy import InputError, MissingExtraError, ModelFileError, UnavailableError, load
-from cpsl_deploy.backends import gpu, open_backend, tensorrt_backend
+from cpsl_deploy.backends import gpu, onnxruntime_backend, open_backend, tensorrt_backend
 from cpsl_deploy.spec import METADATA_KEY
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
@@ -123,10 +124,9 @@ def test_onnxruntime_that_falls_back_to_the_cpu_is_an_error(
 ) -> None:
     """On a machine with a GPU but without CUDA's libraries ONNX Runtime would go on with the CPU."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    from cpsl_deploy.backends import onnxruntime_backend
 
     class FallenBack(onnxruntime.InferenceSession):
-        def __init__(self, path: str, options: object, providers: list[str]) -> None:
+        def __init__(self, path: str, options: object, providers: list[str], **rest: object) -> None:
             super().__init__(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime_backend, "nvidia_gpu_count", lambda: 1)
@@ -151,12 +151,101 @@ def test_missing_extra_names_the_pip_command(
 
 def test_openvino_computes_in_f32_unless_asked(tiny_model: Path) -> None:
     pytest.importorskip("openvino")
-    from cpsl_deploy.backends.openvino_backend import OpenVinoBackend
-
-    with OpenVinoBackend(tiny_model, threads=1) as opened:
-        assert opened.describe()["precision"] == "f32"
+    with load(tiny_model, backend="openvino", threads=1) as segmenter:
+        assert segmenter.describe()["precision"] == "f32"
     with pytest.raises(InputError, match="f32, bf16, f16; got 'int8'"):
-        OpenVinoBackend(tiny_model, precision="int8")
+        load(tiny_model, backend="openvino", precision="int8")
+    with pytest.raises(InputError, match=r"onnxruntime computes in the precision of the file.*'bf16'"):
+        load(tiny_model, precision="bf16")
+
+
+def test_openvino_says_what_it_really_computes_in(tiny_model: Path) -> None:
+    """A precision that the CPU does not have is replaced by OpenVINO, and refused here."""
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().read_model(tiny_model)
+    for precision in ("bf16", "f16"):
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if got == precision:
+            with load(tiny_model, backend="openvino", precision=precision, threads=1) as segmenter:
+                assert segmenter.describe()["precision"] == precision
+        else:
+            with pytest.raises(UnavailableError, match=f"asked for {precision} .* in {got} on CPU"):
+                load(tiny_model, backend="openvino", precision=precision)
+
+
+class TestProviders:
+    """Which of ONNX Runtime's providers ran what."""
+
+    def test_nodes_of_a_real_profile(self, tmp_path: Path, tiny_model: Path) -> None:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(tmp_path / "profile")
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = onnxruntime.InferenceSession(tiny_model, options, providers=["CPUExecutionProvider"])
+        for _ in range(2):
+            session.run(None, {"image": tiny_onnx.street()[None]})
+        profile = json.loads(Path(session.end_profiling()).read_text())
+        # Slice, Cast, Transpose, Conv, ArgMax, Cast; the two of the confidence are dropped with it or not.
+        assert onnxruntime_backend.nodes_by_provider(profile)["CPUExecutionProvider"] in (6, 8)
+        with pytest.raises(UnavailableError, match=r"CUDA.* not what runs m\.onnx: \d nodes on CPU.*1 Conv"):
+            onnxruntime_backend.require_on_gpu(profile, "CUDAExecutionProvider", "m.onnx")
+
+    @staticmethod
+    def profile(**operators: str) -> list[dict]:
+        """One event per operator, in the form of a real profile."""
+        events = [
+            {"cat": "Node", "name": f"n{i}_kernel_time", "args": {"op_name": operator, "provider": provider}}
+            for i, (operator, provider) in enumerate(operators.items())
+        ]
+        return [{"cat": "Session", "name": "model_run", "args": {}}, *events, *events]
+
+    def test_a_convolution_on_the_cpu_is_an_error(self) -> None:
+        cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+        counts = onnxruntime_backend.require_on_gpu(
+            self.profile(Conv=cuda, Resize=cuda, ArgMax=cpu), cuda, "m.onnx"
+        )
+        assert counts == {cuda: 2, cpu: 1}
+        with pytest.raises(UnavailableError, match="1 nodes on CUDAExecutionProvider, 1 Conv of them"):
+            onnxruntime_backend.require_on_gpu(self.profile(Conv=cpu, Resize=cuda), cuda, "m.onnx")
+        with pytest.raises(UnavailableError, match=r"m\.onnx: nothing"):
+            onnxruntime_backend.require_on_gpu([], cuda, "m.onnx")
+
+    @pytest.mark.parametrize(
+        ("precision", "fp16", "int8"), [("fp32", False, False), ("fp16", True, False), ("int8", False, True)]
+    )
+    def test_tensorrt_options(self, tmp_path: Path, precision: str, fp16: bool, int8: bool) -> None:
+        options = onnxruntime_backend.tensorrt_options(precision, tmp_path / "cache")
+        assert (options["trt_fp16_enable"], options["trt_int8_enable"]) == (fp16, int8)
+        assert options["trt_engine_cache_enable"] and options["trt_engine_cache_path"].endswith("cache")
+
+    def test_a_first_run_shows_what_the_gpu_ran(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All of a GPU's way through opening a file, with the CPU's provider in the GPU's place."""
+        pytest.importorskip("onnxruntime")
+        model = tiny_onnx.write_tiny_onnx(tmp_path / "m.onnx", batch=2, size=(64, 96), static=True)
+        monkeypatch.setattr(onnxruntime_backend, "nvidia_gpu_count", lambda: 1)
+        monkeypatch.setattr(onnxruntime_backend, "CUDA", "CPUExecutionProvider")
+        monkeypatch.setattr(onnxruntime_backend, "CPU", "none")
+        before = set(Path(tempfile.gettempdir()).glob("cpsl-profile-*"))
+        monkeypatch.setattr(
+            onnxruntime_backend.OnnxRuntimeBackend, "_providers", lambda self, path: ["CPUExecutionProvider"]
+        )
+        with load(model, device="cuda", threads=1) as segmenter:
+            described = segmenter.describe()
+            assert described["nodes_by_provider"]["CPUExecutionProvider"] >= 5
+            assert len(segmenter.predict_batch([tiny_onnx.street(64, 96)] * 2)) == 2
+        assert set(Path(tempfile.gettempdir()).glob("cpsl-profile-*")) == before
+
+    @needs_no_gpu
+    def test_tensorrt_provider_without_a_gpu(self, tiny_model: Path) -> None:
+        with pytest.raises(UnavailableError, match="no GPU"):
+            load(tiny_model, backend="onnxruntime-tensorrt")
+        with pytest.raises(UnavailableError, match=r"NVIDIA GPU; for device 'cpu'"):
+            load(tiny_model, backend="onnxruntime-tensorrt", device="cpu")
+        assert not (tiny_model.parent / onnxruntime_backend.ENGINE_CACHE).exists()
 
 
 class TestEngine:

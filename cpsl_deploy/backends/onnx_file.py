@@ -16,11 +16,14 @@ from ..errors import ModelFileError
 MAX_METADATA_BYTES = 1 << 20
 """Of all keys and texts together: a spec with 255 long class names has a tenth of it."""
 _MAX_METADATA_ENTRIES = 1000
+NEWEST_OPSET = 30
+"""Later than those of which anything here could know; exported files are of opset 18 to 21."""
 _MAX_NESTING = 64
 """Of graphs in attributes of nodes of graphs; networks have none or one."""
 
 # Field numbers of onnx.proto.
 _METADATA_PROPS, _KEY, _TEXT = 14, 1, 2
+_OPSET_IMPORT, _DOMAIN, _VERSION = 8, 1, 2
 _EXTERNAL_DATA, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -38,8 +41,8 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     """The metadata of an ONNX file, key to text.
 
     Raises ModelFileError if the file is cut off or no ONNX file, if its metadata are not text or above
-    `MAX_METADATA_BYTES`, and if any of its tensors lies in another file: a model of this project is one file,
-    and the name of the other one could be any path of this machine.
+    `MAX_METADATA_BYTES`, if its opset is above `NEWEST_OPSET`, and if any of its tensors lies in another file:
+    a model of this project is one file, and the name of the other one could be any path of this machine.
     """
     try:
         with open(path, "rb") as file:
@@ -69,8 +72,17 @@ def _metadata(data: memoryview) -> dict[str, str]:
                 raise _Damaged(f"its metadata are above {MAX_METADATA_BYTES:,} bytes")
             texts = dict(_fields(value))
             entries[_text(texts.get(_KEY))] = _text(texts.get(_TEXT))
+        elif number == _OPSET_IMPORT and isinstance(value, memoryview):
+            _check_opset(dict(_fields(value)))
     _refuse_external_tensors(data, "model", 0)
     return entries
+
+
+def _check_opset(opset: dict[int, int | memoryview]) -> None:
+    version = opset.get(_VERSION, 0)
+    known = isinstance(version, int) and version <= NEWEST_OPSET
+    if _text(opset.get(_DOMAIN)) in ("", "ai.onnx") and not known:
+        raise _Damaged(f"it is of opset {version}, and {NEWEST_OPSET} is the newest that can be read")
 
 
 def _refuse_external_tensors(data: memoryview, kind: str, depth: int) -> None:

@@ -82,15 +82,22 @@ class OnnxRuntimeBackend(Backend):
 
     def _open(self, onnxruntime: Any, path: Path, profile_folder: str | None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        # Errors come as exceptions, too; but why a GPU's provider did not start is in the log alone.
+        options.log_severity_level = 3 if self.device == "cuda" else 4
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if profile_folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = os.path.join(profile_folder, "profile")
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=self._providers(path))
-            # Without this a provider that fails in a run is replaced by the CPU in silence.
+            # A provider that fails in a run would be replaced by the CPU in silence. One that cannot start
+            # is replaced, too, which is looked at below and told better than the error would be.
+            session = onnxruntime.InferenceSession(
+                str(path),
+                options,
+                providers=self._providers(path),
+                enable_fallback=int(self.device == "cuda"),
+            )
             session.disable_fallback()
             inputs, outputs = (
                 {port.name: (_data_type(port.type), tuple(port.shape)) for port in ports}

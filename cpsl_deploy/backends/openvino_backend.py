@@ -50,6 +50,7 @@ class OpenVinoBackend(Backend):
         try:
             model = core.read_model(path)
             inputs, outputs = _ports(model.inputs), _ports(model.outputs)
+            self.check_ports(inputs, outputs)
             compiled = core.compile_model(model, "CPU", properties)
         # What OpenVINO throws comes as RuntimeError, and names that are not UTF-8 as ValueError.
         except (RuntimeError, ValueError, TypeError, MemoryError, OverflowError) as error:
@@ -57,7 +58,6 @@ class OpenVinoBackend(Backend):
                 f"{path} is not a usable ONNX file, or damaged ({_last_line(error)}). Export it again: "
                 "cpsl-export RUN"
             ) from error
-        self.check_ports(inputs, outputs)
         self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
         self._precision = _require_really(compiled, precision)
         self._order = [(name, list(outputs).index(name)) for name in self.contract.outputs]
