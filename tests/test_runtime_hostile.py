@@ -172,10 +172,9 @@ def test_unknown_opset(tmp_path: Path, backend: str) -> None:
         load(changed(tmp_path / "m.onnx", change), backend=backend)
 
 
-@pytest.mark.parametrize("operator", ["Nonsense", "Gemm"])
-def test_a_graph_that_makes_no_sense(tmp_path: Path, backend: str, operator: str) -> None:
+def test_an_operator_that_nobody_knows(tmp_path: Path, backend: str) -> None:
     def change(proto: onnx.ModelProto) -> None:
-        proto.graph.node[3].op_type = operator
+        proto.graph.node[3].op_type = "Nonsense"
 
     with pytest.raises(ModelFileError, match="not a usable ONNX file"):
         load(changed(tmp_path / "m.onnx", change), backend=backend)
