@@ -28,6 +28,8 @@ from .reference import Reference, decided, network_input, torch_logits
 PRE_PROCESSING, NETWORK, UPSAMPLING = STEPS = ("pre-processing", "network", "upsampling and argmax")
 TIES = 1e-3
 """Share of labels that a step may change without being called wrong."""
+_ROUNDING = 1e-4
+"""Share of labels that float32 arithmetic in another order may change."""
 _SAME = 1e-2
 """Of a normalised image, largest difference that is rounding (a grey level is some 0.017)."""
 _FRAMES = 2
@@ -72,16 +74,18 @@ class Blame:
 
     @property
     def responsible(self) -> Step | None:
-        """The first step that deviates; where none does, the one that changes most labels, if any does."""
+        """The first step that deviates; where none does, the one that changes most labels, beyond rounding."""
         first = next((step for step in self.steps if step.deviates), None)
         most = max(self.steps, key=lambda step: step.share, default=None)
-        return first or (most if most is not None and most.share > 0 else None)
+        return first or (most if most is not None and most.share > _ROUNDING else None)
 
     @property
     def sentence(self) -> str:
         """For an error's message, without a full stop."""
         if self.responsible is None:
-            return "; ".join(self.remarks) or "no single step; each agrees with torch on the same input"
+            return "; ".join(self.remarks) or (
+                "no step of the file: run by onnxruntime on the CPU, each agrees with torch on the same input"
+            )
         words = f"the step {self.responsible.words}"
         if self.layers and self.responsible.name == NETWORK:
             worst = ", ".join(f"{layer.name} ({layer.sqnr_db:.0f} dB)" for layer in self.layers[:5])

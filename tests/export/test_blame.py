@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from export_networks import spec_for
+from export_networks import small_model, spec_for
 from gate_files import SIZE, TwoLayers, gate_file, model_and_spec
 from onnx import helper, numpy_helper
 
@@ -19,6 +20,7 @@ from cpsl_deploy.export.gate.judge import Budget, judge
 from cpsl_deploy.export.gate.layers import layer_noise
 from cpsl_deploy.export.gate.probe import Probe
 from cpsl_deploy.export.gate.reference import Reference, make_reference
+from cpsl_deploy.export.graph.onnx_file import onnx_model
 
 
 def reference_for(model: TwoLayers, **contract: object) -> Reference:
@@ -48,7 +50,8 @@ def test_a_right_file_has_no_step_that_deviates() -> None:
         contract = Contract(colour_order=order)
         blame = find_blame(gate_file(model, spec, contract=contract), model, reference_for(model))
         assert [step.name for step in blame.steps] == list(STEPS)
-        assert not any(step.deviates for step in blame.steps)
+        assert not any(step.deviates for step in blame.steps) and blame.responsible is None
+        assert blame.sentence.startswith("no step of the file")
         assert blame.steps[0].max_abs < 1e-5 and blame.steps[1].max_abs < 1e-4
 
 
@@ -108,19 +111,19 @@ def test_a_file_of_logits_has_no_last_step() -> None:
 
 def rounded(proto: onnx.ModelProto, layer: str, step: float, zero: int = 128) -> onnx.ModelProto:
     """The file with what one layer is given rounded to 8 bits of a certain step, as a Q/DQ pair does."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    place, node = next((i, n) for i, n in enumerate(copy.graph.node) if n.name == layer)
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    place, node = next((i, n) for i, n in enumerate(changed.graph.node) if n.name == layer)
     given = node.input[0]
-    copy.graph.initializer.append(numpy_helper.from_array(np.float32(step), "step"))
-    copy.graph.initializer.append(numpy_helper.from_array(np.uint8(zero), "zero"))
+    changed.graph.initializer.append(numpy_helper.from_array(np.float32(step), "step"))
+    changed.graph.initializer.append(numpy_helper.from_array(np.uint8(zero), "zero"))
     node.input[0] = "given_back"
     for pair in (
         helper.make_node("DequantizeLinear", ["given_small", "step", "zero"], ["given_back"]),
         helper.make_node("QuantizeLinear", [given, "step", "zero"], ["given_small"]),
     ):
-        copy.graph.node.insert(place, pair)
-    return copy
+        changed.graph.node.insert(place, pair)
+    return changed
 
 
 @pytest.mark.parametrize(("layer", "value"), [("body_conv", "body"), ("head_conv", "logits")])
@@ -180,3 +183,26 @@ def test_a_file_that_does_not_run_is_a_model_file_error(tmp_path: Path) -> None:
     proto.ClearField("metadata_props")
     with pytest.raises(ModelFileError, match="carries no spec"):
         find_blame(proto, model, reference_for(model))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "word"), [("none", ""), ("mean", "mean"), ("order", "channel order"), ("weights", "")]
+)
+def test_mistakes_in_the_exporters_own_graph(mistake: str, word: str) -> None:
+    model = small_model()
+    right = spec_for(model, size=SIZE)
+    exported, spec = copy.deepcopy(model), right
+    entry = exported.stem[0].weight.data
+    if mistake == "mean":
+        spec = spec_for(model, size=SIZE, mean=(0.3, 0.3, 0.3))
+    elif mistake == "order":
+        entry.copy_(entry.flip(1))
+    elif mistake == "weights":
+        entry.mul_(1.5)
+    file = onnx_model(exported, spec, size=SIZE)
+    frames = Frames.of(list(generated_frames(SIZE, 1)), described="1 generated frame")
+    blame = find_blame(file, model, make_reference(model, right, frames))
+    deviating = [step.name for step in blame.steps if step.deviates]
+    expected = {"none": [], "weights": [NETWORK]}.get(mistake, [PRE_PROCESSING])
+    assert deviating == expected
+    assert not word or (blame.responsible is not None and word in blame.responsible.remark)
