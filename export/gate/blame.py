@@ -74,7 +74,7 @@ class Blame:
 
     @property
     def responsible(self) -> Step | None:
-        """The first step that deviates; where none does, the one that changes most labels, beyond rounding."""
+        """The first step that deviates; where none does, the one that changes most, beyond rounding."""
         first = next((step for step in self.steps if step.deviates), None)
         most = max(self.steps, key=lambda step: step.share, default=None)
         return first or (most if most is not None and most.share > _ROUNDING else None)

@@ -127,6 +127,8 @@ def test_defaults_grow_looser_with_precision_and_labels_count() -> None:
     for labelled in (fp32, fp16, int8, Budget.for_precision("fp32", labelled=False)):
         assert (labelled.max_iou_drop, labelled.max_class_iou_drop) == (1, 2)
     assert Budget.for_precision("int8", labelled=False).max_class_iou_drop > 2
+    resizing = [Budget.for_precision(p, resizes=True).min_agreement for p in ("fp32", "fp16", "int8")]
+    assert resizing[0] == resizing[1] < fp16.min_agreement and resizing[2] == int8.min_agreement
 
 
 @pytest.mark.parametrize(
