@@ -125,8 +125,8 @@ class _Axis:
         source = cell * width + within
         one_stretch = bool((np.diff(source) == 1).all())
         return cls(
-            low=np.clip(used, 0, few - 1),
-            high=np.clip(used + 1, 0, few - 1),
+            low=np.maximum(used, 0),
+            high=np.minimum(used + 1, few - 1),
             weights=weights,
             cell=cell,
             weight=weight,
@@ -158,7 +158,7 @@ def _winners(logits: np.ndarray) -> np.ndarray:
     """uint8 (h, w). A running maximum: NumPy's argmax over the first axis takes ten times as long."""
     best, winners = logits[0].copy(), np.zeros(logits.shape[1:], np.uint8)
     for k in range(1, len(logits)):
-        winners[logits[k] > best] = k
+        np.copyto(winners, np.uint8(k), where=logits[k] > best)
         np.maximum(best, logits[k], out=best)
     return winners
 
@@ -174,27 +174,27 @@ def _draw_mixed(
 ) -> None:
     """Draw the cells at (line, column), (M,) each, with different winners at their ``corners``."""
     flat = logits.reshape(len(logits), -1)
-    values = np.stack(
-        [
-            flat[:, row[line] * logits.shape[2] + side[column]]
-            for row in (rows.low, rows.high)
-            for side in (columns.low, columns.high)
-        ]
-    )  # (4, classes, M)
-    can_win = _candidates(values, np.stack([corner[line, column] for corner in corners]))
+    values = np.empty((4, len(logits), len(line)), np.float32)
+    sides = [(row, side) for row in (rows.low, rows.high) for side in (columns.low, columns.high)]
+    for corner, (row, side) in zip(values, sides, strict=True):
+        np.take(flat, row[line] * logits.shape[2] + side[column], axis=1, out=corner)
+    winners = np.stack([corner[line, column] for corner in corners])
+    can_win = _candidates(values, winners)
     counts = can_win.sum(0)
-    items = columns.width * rows.width
-    for count in np.unique(counts):
+    for count in np.nonzero(np.bincount(counts))[0]:
         cells = np.nonzero(counts == count)[0]
-        # Ascending class numbers, (M, count): of equal classes the first wins.
-        classes = np.nonzero(can_win[:, cells].T)[1].reshape(-1, count)
-        for part in _parts(len(cells), items):
+        # Ascending class numbers, (count, M): of equal classes the first wins.
+        if count == 2:
+            classes = np.stack([winners[:, cells].min(0), winners[:, cells].max(0)])
+        else:
+            classes = np.nonzero(can_win[:, cells].T)[1].reshape(-1, count).T
+        for part in _parts(len(cells), columns.width * rows.width):
             chosen = cells[part]
-            drawn = _interpolated_argmax(
-                values, chosen, classes[part], rows.weights[line[chosen]], columns.weights[column[chosen]]
-            )
-            at = line[chosen][:, None] * rows.width + np.arange(rows.width)
-            canvas[at, column[chosen][:, None]] = drawn.view(canvas.dtype)[..., 0]
+            below, beside = line[chosen], column[chosen]
+            down, across = rows.weights.T[:, below], columns.weights.T[:, beside]
+            drawn = _interpolated_argmax(values, chosen, classes[:, part], down, across)
+            at = below[:, None] * rows.width + np.arange(rows.width)
+            canvas[at, beside[:, None]] = drawn.view(canvas.dtype)[..., 0]
 
 
 def _candidates(values: np.ndarray, winners: np.ndarray) -> np.ndarray:
@@ -214,30 +214,31 @@ def _interpolated_argmax(
     values: np.ndarray, cells: np.ndarray, classes: np.ndarray, down: np.ndarray, across: np.ndarray
 ) -> np.ndarray:
     """Labels uint8 (M, height, width) of cells, of corners' ``values`` (4, all classes, all cells), candidate
-    ``classes`` (M, count), and the weights ``down`` (M, height) and ``across`` (M, width)."""
-    first = classes[:, 0]
-    labels = first.astype(np.uint8)[:, None, None]
-    if classes.shape[1] == 2:
-        difference = values[:, classes[:, 1], cells] - values[:, first, cells]
-        second = classes[:, 1].astype(np.uint8)[:, None, None]
-        return np.where(_interpolate(difference, down, across) > 0, second, labels)
-    best = _interpolate(values[:, first, cells], down, across)
-    labels = np.broadcast_to(labels, best.shape).copy()
-    for candidate in classes.T[1:]:
-        value = _interpolate(values[:, candidate, cells], down, across)
-        better = value > best
-        np.copyto(labels, candidate.astype(np.uint8)[:, None, None], where=better)
-        np.maximum(best, value, out=best)
-    return labels
+    ``classes`` (count, M), and the weights ``down`` (height, M) and ``across`` (width, M).
+
+    Inside, cells come last: NumPy's loops are long then, and those over a cell's few pixels are not.
+    """
+    numbers = classes.astype(np.uint8)
+    if len(classes) == 2:
+        difference = values[:, classes[1], cells] - values[:, classes[0], cells]
+        labels = np.where(_interpolate(difference, down, across) > 0, numbers[1], numbers[0])
+    else:
+        best = _interpolate(values[:, classes[0], cells], down, across)
+        labels = np.broadcast_to(numbers[0], best.shape).copy()
+        for candidate, number in zip(classes[1:], numbers[1:], strict=True):
+            value = _interpolate(values[:, candidate, cells], down, across)
+            np.copyto(labels, number, where=value > best)
+            np.maximum(best, value, out=best)
+    return np.ascontiguousarray(labels.transpose(2, 0, 1))
 
 
 def _interpolate(corners: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
-    """float32 (M, height, width) of the corners' values (4, M): top left, top right, bottom left, right."""
-    top_left, top_right, bottom_left, bottom_right = corners[..., None]
+    """float32 (height, width, M) of the corners' values (4, M): top left, top right, bottom left, right."""
+    top_left, top_right, bottom_left, bottom_right = corners
     left = top_left + (bottom_left - top_left) * down
     right = top_right + (bottom_right - top_right) * down
-    result = (right - left)[:, :, None] * across[:, None]
-    result += left[:, :, None]
+    result = (right - left)[:, None] * across
+    result += left[:, None]
     return result
 
 

@@ -42,7 +42,7 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
 
     Raises ModelFileError if the file is cut off or no ONNX file, if its metadata are not text or above
     `MAX_METADATA_BYTES`, if its opset is above `NEWEST_OPSET`, and if any of its tensors lies in another
-    file: a model of this project is one file, and the name of the other one could be any path of this machine.
+    file: a model of this project is one file, and the name of the other one could be any path here.
     """
     try:
         with open(path, "rb") as file:
