@@ -1,11 +1,12 @@
 """The graph that is deployed: camera frames in, label maps out, everything between inside.
 
-    uint8 (N, H, W, 3) -> float -> [resize] -> normalise -> network -> upsample to the frame -> argmax -> uint8
+    uint8 (N, H, W, 3) -> float -> [resize] -> normalise -> network -> upsample -> argmax -> uint8 (N, H, W)
 
 Three rules shape it. A uint8 input is cast by the very first operation and labels leave as int64 -> float ->
 uint8, because TensorRT asks for both. Colour order costs nothing: a flip in the graph would become a
-GatherND over the whole frame, so the first convolution's input channels are swapped instead. In half precision
-only the network is: pixels, resizes, and the comparison of logits stay float32.
+GatherND over the whole frame, so the first convolution's input channels are swapped instead. The network
+alone is in half precision, where that is asked for: pixels, resizes and the comparison of logits stay
+float32.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class DeployGraph(nn.Module):
     caller's stays as it was.
 
     Raises InputError for an output stride above the network's, or a precision other than fp32 and fp16;
-    ModelFileError if the spec is not the model's, or if a file for BGR is asked for and the image does not enter
-    the network through exactly one convolution, because its weights then cannot carry the colour order.
+    ModelFileError if the spec is not the model's, or if a file for BGR is asked for and the image does not
+    enter the network through exactly one convolution, because its weights then cannot carry the colour order.
     """
 
     scale: Tensor
@@ -131,14 +132,14 @@ def _check(model: Segmenter, spec: ModelSpec, contract: Contract) -> None:
         )
     if contract.output_stride > spec.stride:
         raise InputError(
-            f"an output stride is at most the network's stride, beyond which labels would be thrown away; got "
-            f"{contract.output_stride}, and the network's is {spec.stride}. Give --output-stride {spec.stride} "
-            "or less."
+            "an output stride is at most the network's stride, beyond which labels would be thrown away; got "
+            f"{contract.output_stride}, and the network's is {spec.stride}. Give --output-stride "
+            f"{spec.stride} or less."
         )
     if contract.precision == "int8":
         raise InputError(
-            "a graph is traced in fp32 or fp16; got int8, which is made of an fp32 file with calibration frames. "
-            "Export fp32 and quantise that file."
+            "a graph is traced in fp32 or fp16; got int8, which is made of an fp32 file with calibration "
+            "frames. Export fp32 and quantise that file."
         )
 
 
@@ -166,8 +167,8 @@ def bgr_copy(model: Segmenter) -> Segmenter:
     if not torch.allclose(got, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
         raise ModelFileError(
             f"the image must enter {type(model).__name__} through one convolution alone, which carries the "
-            "colour order of a file for BGR frames; it is used elsewhere, too. Export a file for RGB frames, or "
-            "pass the image through one convolution."
+            "colour order of a file for BGR frames; it is used elsewhere, too. Export a file for RGB frames, "
+            "or pass the image through one convolution."
         )
     return model
 

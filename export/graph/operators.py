@@ -1,17 +1,20 @@
 """Which ONNX operators an exported file may use, so that compilers for the edge take it as it is.
 
-The list holds what TensorRT 10 and 11 and OpenVINO all take, with the data types and under the restrictions of
+The list holds what TensorRT 10 and 11 and OpenVINO all take, with the data types and under the restrictions
+that these state:
 
 - TensorRT 10: ``docs/operators.md`` of onnx/onnx-tensorrt, release 10.15 (opset 9 to 24);
-- TensorRT 11: the "ONNX Opset Guide" of its documentation (opset 9 to 25; operators as in operators.md) and the
-  notes of its releases, which only add to the parser: 11.0 Swish, 11.5 Squeeze without axes;
+- TensorRT 11: the "ONNX Opset Guide" of its documentation (opset 9 to 25; operators as in operators.md) and
+  the notes of its releases, which only add to the parser: 11.0 Swish, 11.5 Squeeze without axes;
 - OpenVINO: ``src/frontends/onnx/docs/supported_ops.md`` of openvinotoolkit/openvino, where each of these is
   listed for opset 18 or below without limitation.
 
-What these say beyond names, and is checked here: TensorRT knows uint8 only as what enters and leaves a network,
-so that nothing but a Cast touches it; ArgMax gives int64, which may only be cast to float; Resize is nearest
-or linear without antialiasing, on the last three axes; pools have no dilation; Squeeze, Unsqueeze and reductions
-have constant axes; a quantised value's zero point is 0 for TensorRT (files for CPUs have others).
+What they say beyond names, and is checked here: TensorRT knows uint8 only as what enters and leaves a
+network, so that nothing but a Cast touches it; ArgMax gives int64, which may only be cast to float; Resize
+is nearest or linear, without antialiasing; pools have no dilation; Squeeze, Unsqueeze and reductions have
+constant axes. Not checked: that a linear Resize changes none but the last three axes ("Resize" in TensorRT's
+operator reference), and that a quantised value's zero point is 0, as TensorRT wants it and files for CPUs do
+not have it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import NodeProto, TensorProto
 
-OPSET_RANGE = (18, 18)
-"""Least and greatest opset of an exported file: what torch's exporter writes, and TensorRT 10.0 reads."""
+OPSET = 18
+"""What torch's exporter writes whatever is asked for below it, and all of the above read."""
 
 _FLOAT = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 _INDEX = frozenset({TensorProto.INT32, TensorProto.INT64})
@@ -50,23 +53,23 @@ OPERATORS: dict[str, frozenset[int]] = {
     "QuantizeLinear": _FLOAT | _QUANTISED,
     "DequantizeLinear": _FLOAT | _QUANTISED,
 }
-"""Operator -> element types (``onnx.TensorProto``) of the pixels, features and weights that it is given and gives.
-Sizes, axes and the like, which are made of shapes and constants, may besides be INT64 everywhere."""
+"""Operator -> element types (``onnx.TensorProto``) of the pixels, features and weights it takes and gives. Sizes,
+axes and the like, which are made of shapes and constants, may besides be INT64 everywhere."""
 
 _WITH_AXES = ("Squeeze", "Unsqueeze", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _RESIZE_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
 
 
 def check_operators(proto: onnx.ModelProto) -> list[str]:
-    """What in ``proto`` TensorRT or OpenVINO would refuse or do slowly, a sentence each, with the node's name.
+    """What in ``proto`` TensorRT or OpenVINO might refuse, a sentence each, with the node's name.
 
     Empty for a file that both take. Whole numbers may be computed from shapes alone, which only files with
     a free side or batch need: ``Shape`` and what is made of its outputs and of constants.
     """
     found = [
-        f"opset {entry.version} of {entry.domain or 'ONNX'}: exported files use opset {OPSET_RANGE[0]} of ONNX alone"
+        f"opset {entry.version} of {entry.domain or 'ONNX'}: exported files use opset {OPSET} of ONNX alone"
         for entry in proto.opset_import
-        if entry.domain not in ("", "ai.onnx") or not OPSET_RANGE[0] <= entry.version <= OPSET_RANGE[1]
+        if entry.domain not in ("", "ai.onnx") or entry.version != OPSET
     ]
     graph = _Graph(proto)
     for node in proto.graph.node:
@@ -116,7 +119,7 @@ def _bytes_inside(node: NodeProto, graph: _Graph) -> Iterator[str]:
     for name in node.output:
         inside = graph.types.get(name) == TensorProto.UINT8 and name not in graph.ports
         if inside and node.op_type != "QuantizeLinear":
-            yield f"uint8 value {name!r} inside the network; TensorRT knows uint8 only at its ends, cast to float"
+            yield f"uint8 value {name!r} inside; TensorRT knows uint8 only at a network's ends: cast to float"
 
 
 def _integer_arithmetic(node: NodeProto, graph: _Graph) -> Iterator[str]:

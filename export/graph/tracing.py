@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from cpsl_deploy.errors import MissingExtraError, ModelFileError
 
 from .deploy_graph import DeployGraph
+from .operators import OPSET
 
 try:
     import onnx
     import onnxscript  # noqa: F401  the exporter needs it and would say so late
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "onnx", "export", "exporting a model") from error
-
-OPSET = 18
-"""What torch's exporter writes whatever is asked for below it, and TensorRT 10 and OpenVINO read."""
 
 IMAGE, NORMALISED, LOGITS = "image", "normalised", "logits"
 """Names that every file has: its input, the image entering the network, and what leaves the network."""
@@ -105,8 +103,9 @@ def _name_free_sides(proto: onnx.ModelProto, graph: DeployGraph, batch: int | No
     if "" in names or len(names) < len(wanted):
         got = " x ".join(dim.dim_param or str(dim.dim_value) for dim in dims)
         raise ModelFileError(
-            f"an exported file must take any {', '.join(wanted.values())}, and {type(graph.network).__name__} "
-            f"only exports for {got}. Export it with a fixed size and batch (--size HxW)."
+            f"an exported file must take any {', '.join(wanted.values())}, and "
+            f"{type(graph.network).__name__} only exports for {got}. Export it with a fixed size and batch "
+            "(--size HxW)."
         )
     if not names:
         return
@@ -126,7 +125,7 @@ def _keep_outputs(graph: onnx.GraphProto, wanted: tuple[str, ...]) -> None:
 
 
 def _cast_first(graph: onnx.GraphProto) -> None:
-    """Put the Cast of the image first, and read shapes from its result: TensorRT takes no other node on uint8."""
+    """Put the Cast of the image first, and ask its result for shapes: TensorRT has no Shape of uint8."""
     (cast,) = (node for node in graph.node if node.op_type == "Cast" and IMAGE in node.input)
     for node in graph.node:
         if node.op_type == "Shape" and node.input[0] == IMAGE:
@@ -138,7 +137,7 @@ def _cast_first(graph: onnx.GraphProto) -> None:
 
 
 def _give_axes(graph: onnx.GraphProto) -> None:
-    """Name the axis of each Squeeze that makes one side of a shape a number; TensorRT before 11.5 wants it."""
+    """Name the axis of each Squeeze that makes a side of a shape a number; TensorRT before 11.5 wants it."""
     sides = {node.output[0] for node in graph.node if node.op_type == "Shape"}
     bare = [n for n in graph.node if n.op_type == "Squeeze" and len(n.input) == 1 and n.input[0] in sides]
     if bare:
