@@ -42,92 +42,142 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[tuple[Path, ...]]:
-    """``atomic_path`` for files that belong together: all are put in place when the block ends, or none.
+def atomic_paths(
+    *paths: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None
+) -> Iterator[tuple[Path, ...]]:
+    """``atomic_path`` for what belongs together: all is put in place when the block ends, or nothing.
 
-    An error or an interruption at any moment leaves all earlier files as they were. Only a process killed
-    between the renames at the end leaves some of them new. Raises OutputError as ``atomic_path`` does.
+    ``paths``: files. ``folder``: one more, given last, made empty and put in place of an earlier one. An
+    error or an interruption at any moment leaves all of it as it was; only a process killed between the
+    renames at the end leaves a part new, and the next call puts a folder back that had to step aside. Raises
+    OutputError as ``atomic_path`` does.
     """
-    targets = [Path(path) for path in paths]
-    temporaries = [_beside(path, "tmp") for path in targets]
-    earlier = [_beside(path, "old.tmp") for path in targets]
-    put: list[int] = []
-    path = targets[0]
+    swaps: list[_Swap] = [_FileSwap(Path(path)) for path in paths]
+    swaps += [_FolderSwap(Path(folder))] if folder is not None else []
+    swap = swaps[0]
     try:
-        for path in targets:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        yield tuple(temporaries)
-        for path, temporary, kept in zip(targets, temporaries, earlier, strict=True):
-            _flush(temporary)
-            if path.exists():
-                _keep(path, kept)
-        for number, path in enumerate(targets):
-            put.append(number)
-            os.replace(temporaries[number], path)
+        for swap in swaps:
+            swap.begin()
+        yield tuple(swap.new for swap in swaps)
+        for swap in swaps:
+            swap.prepare()
+        for swap in swaps:
+            swap.put()
     except BaseException as error:
-        for number in put:
-            if earlier[number].exists():
-                os.replace(earlier[number], targets[number])
-            elif not temporaries[number].exists():
-                targets[number].unlink(missing_ok=True)
+        for other in swaps:
+            with contextlib.suppress(OSError):  # the error above is the one to tell
+                other.take_back()
         if isinstance(error, OSError):
-            raise as_output_error(error, path) from error
+            raise as_output_error(error, swap.target) from error
         raise
     finally:
-        for temporary in (*temporaries, *earlier):
-            with contextlib.suppress(OSError):  # the error above is the one to tell
-                temporary.unlink()
-
-
-def _beside(path: Path, mark: str) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.{mark}{path.suffix}")
-
-
-def _keep(path: Path, kept: Path) -> None:
-    """A second name for a file, or a copy where the file system gives none."""
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(path, kept)
-    except OSError:
-        shutil.copy2(path, kept)
+        for other in swaps:
+            other.finish()
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a new folder beside ``path``; put it in place of ``path`` when the block ends without an error.
 
-    On an error, or an interruption, nothing is left behind and an earlier folder at ``path`` is as it was. A
-    process that is killed between the two renames at the end leaves the earlier folder as ``.NAME.old``; the
-    next call puts it back first. Raises OutputError if the place is not writable or the disk is full.
+    As ``atomic_paths`` with this folder alone.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    earlier = path.with_name(f".{path.name}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _settle(path, earlier)
-        temporary.mkdir()
-        yield temporary
-        for written in temporary.rglob("*"):
+    with atomic_paths(folder=path) as (new,):
+        yield new
+
+
+class _Swap:
+    """Something new that is to take the place of something earlier, which can be undone until it is done."""
+
+    def __init__(self, target: Path, mark: str) -> None:
+        self.target = target
+        self.new = _beside(target, "tmp")
+        self.earlier = target.with_name(mark)
+        self._was_there: bool | None = None
+
+    def begin(self) -> None:
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self) -> None:
+        """All that may fail for want of space."""
+
+    def put(self) -> None:
+        self._was_there = self.target.exists()
+
+    def take_back(self) -> None:
+        """Whatever of ``put`` was done."""
+
+    def finish(self) -> None:
+        """Remove what is no longer needed; never raises."""
+
+
+class _FileSwap(_Swap):
+    def __init__(self, target: Path) -> None:
+        super().__init__(target, _beside(target, "old.tmp").name)
+
+    def prepare(self) -> None:
+        _flush(self.new)
+        self.earlier.unlink(missing_ok=True)
+        if self.target.exists():
+            try:
+                os.link(self.target, self.earlier)
+            except OSError:  # a file system without links
+                shutil.copy2(self.target, self.earlier)
+
+    def put(self) -> None:
+        super().put()
+        os.replace(self.new, self.target)
+
+    def take_back(self) -> None:
+        if self._was_there:
+            os.replace(self.earlier, self.target)
+        elif self._was_there is False and not self.new.exists():
+            self.target.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        for path in (self.new, self.earlier):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class _FolderSwap(_Swap):
+    def __init__(self, target: Path) -> None:
+        super().__init__(target, f".{target.name}.old")
+
+    def begin(self) -> None:
+        super().begin()
+        if self.earlier.exists() and not self.target.exists():
+            os.rename(self.earlier, self.target)  # of a process that was killed
+        for leftover in (self.earlier, self.new):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.new.mkdir()
+
+    def prepare(self) -> None:
+        for written in self.new.rglob("*"):
             if written.is_file():
                 _flush(written)
-        if path.exists():
-            os.rename(path, earlier)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise as_output_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):  # the error above is the one to tell
-            _settle(path, earlier)
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    def put(self) -> None:
+        super().put()
+        if self._was_there:
+            os.rename(self.target, self.earlier)
+        os.rename(self.new, self.target)
+
+    def take_back(self) -> None:
+        if self.earlier.exists():
+            if self.target.exists():
+                os.rename(self.target, self.new)
+            os.rename(self.earlier, self.target)
+        elif self._was_there is False and not self.new.exists():
+            os.rename(self.target, self.new)
+
+    def finish(self) -> None:
+        if self.target.exists():
+            shutil.rmtree(self.earlier, ignore_errors=True)
+        shutil.rmtree(self.new, ignore_errors=True)
 
 
-def _settle(path: Path, earlier: Path) -> None:
-    """Whatever was interrupted: the earlier folder is back if nothing took its place, and gone if it did."""
-    if earlier.exists() and not path.exists():
-        os.rename(earlier, path)
-    elif earlier.exists():
-        shutil.rmtree(earlier)
+def _beside(path: Path, mark: str) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.{mark}{path.suffix}")
 
 
 def _flush(path: Path) -> None:

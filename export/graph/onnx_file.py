@@ -1,4 +1,4 @@
-"""A segmenter written as an ONNX file that says itself what it takes, what it gives and what it was made of."""
+"""A segmenter written as an ONNX file that says what it takes, what it gives and what it was made of."""
 
 from __future__ import annotations
 
@@ -56,11 +56,12 @@ def onnx_model(
 ) -> onnx.ModelProto:
     """The checked ONNX model of ``model``, in memory.
 
-    It has one input ``image``, uint8 (N, H, W, 3), and the outputs of ``contract`` (by default: BGR frames in,
-    labels out, fp32; shapes and types: ``cpsl_deploy.contract``). ``size`` = (height, width) of the frames and
-    ``batch`` = N are fixed, or free where None. Whatever the outputs, two values inside go by their names:
-    ``normalised`` float32 (N, 3, h, w), the image entering the network, and ``logits`` float32 (N, C, h', w').
-    The metadata are the spec (key ``cpsl_deploy``), the contract's entries and ``weights_sha256``.
+    It has one input ``image``, uint8 (N, H, W, 3), and the outputs of ``contract`` (by default: BGR frames
+    in, labels out, fp32; shapes and types: ``cpsl_deploy.contract``). ``size`` = (height, width) of the
+    frames and ``batch`` = N are fixed, or free where None. Whatever the outputs, two values inside go by
+    their names: ``normalised`` float32 (N, 3, h, w), the image entering the network, and ``logits`` float32
+    (N, C, h', w'), what leaves it. The metadata are the spec (key ``cpsl_deploy``), the contract's entries
+    and ``weights_sha256``.
 
     Raises InputError for a size under one stride, a batch below 1, an output stride above the network's, or
     precision int8; ModelFileError if the network cannot be exported, or only with operators that TensorRT or
@@ -92,17 +93,24 @@ def onnx_model(
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The metadata of an ONNX file of this project. Raises ModelFileError if it is not one."""
+    proto = _load(path)
     try:
-        proto = onnx.load(os.fspath(path), load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise ModelFileError(f"{path} is not a readable ONNX file: {error}") from error
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path} is damaged: its metadata are not text. Export it again.") from error
     if METADATA_KEY not in metadata:
         raise ModelFileError(f"{path} carries no spec: cpsl-export did not write it. Export the model again.")
     return metadata
 
 
 def operator_counts(path: str | os.PathLike[str]) -> dict[str, int]:
-    """How many nodes of each ONNX operator a file has, the most frequent first."""
-    proto = onnx.load(os.fspath(path), load_external_data=False)
-    return dict(Counter(node.op_type for node in proto.graph.node).most_common())
+    """How many nodes of each ONNX operator a file has, the most frequent first. Raises ModelFileError if it
+    is no ONNX file."""
+    return dict(Counter(str(node.op_type) for node in _load(path).graph.node).most_common())
+
+
+def _load(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    try:
+        return onnx.load(os.fspath(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise ModelFileError(f"{path} is not a readable ONNX file: {error}") from error
