@@ -109,14 +109,30 @@ class FloatGraph:
         if integers:
             self._batch_norms_to_depthwise()
             self._means_to_pools()
+        self._infer_shapes()
+        if integers:
+            self._widen_normalisation()
         used = {name for node in self.graph.node for name in node.input}
         unused = [tensor for tensor in self.graph.initializer if tensor.name not in used]
         for tensor in unused:
             self.graph.initializer.remove(tensor)
+
+    def _infer_shapes(self) -> None:
         del self.graph.value_info[:]
-        self.model.CopyFrom(onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelFileError(
+                f"the operators of {self.origin} do not fit together: {str(error).splitlines()[0]}. Export the "
+                "model again: cpsl-export RUN"
+            ) from error
+        self.model.CopyFrom(inferred)
 
     def _require_static(self) -> None:
+        if len(self.graph.input) != 1:
+            raise ModelFileError(
+                f"{self.origin} has {len(self.graph.input)} inputs instead of one, the image."
+            )
         fixed = [dim.HasField("dim_value") for dim in self.graph.input[0].type.tensor_type.shape.dim]
         if not all(fixed[1:]):
             raise ModelFileError(
@@ -236,6 +252,22 @@ class FloatGraph:
                     helper.make_node("GlobalAveragePool", [mean.input[0]], [mean.output[0]], mean.name)
                 )
 
+    def _widen_normalisation(self) -> None:
+        """Constants (1, C, 1, 1) of the normalisation become (1, C, 1, W).
+
+        onnxruntime's integer convolutions want channels last, and it moves the change of layout in front of
+        the normalisation, which then works on three numbers at a time: a seventh of the time at 512x1024.
+        """
+        network = {node.name for node in self.network()}
+        for node in [n for n in self.graph.node if n.name not in network and n.op_type in ("Mul", "Add")]:
+            shape = self.shape(node.output[0])
+            for index, name in enumerate(node.input):
+                if name in self.constants() and len(shape) == 4:
+                    array = self.array(name)
+                    if array.dtype == np.float32 and array.shape == (1, shape[1], 1, 1):
+                        self._add(f"{node.name}.wide", array.repeat(shape[3], axis=3))
+                        node.input[index] = f"{node.name}.wide"
+
     # Editing
 
     def _add(self, name: str, array: np.ndarray) -> None:
@@ -256,4 +288,4 @@ def rename(names: Sequence[str], new: dict[str, str]) -> None:
 
 
 def _module(weight: str) -> str:
-    return weight.removeprefix("network.").removesuffix(".weight")
+    return weight.split("network.", 1)[-1].removesuffix(".weight")

@@ -158,6 +158,8 @@ def test_rewrites_are_exact(integers: bool) -> None:
     counts = Counter(node.op_type for node in graph.graph.node)
     assert counts["BatchNormalization"] == (0 if integers else 1)
     assert all(graph.readers(name)[0].op_type == "Relu" for name in ("b", "c"))
+    shift = next(node for node in graph.graph.node if node.name == "shift")
+    assert graph.array(shift.input[1]).shape == (1, 3, 1, 48 if integers else 1)
 
 
 @pytest.mark.parametrize(("lowest", "moved"), [(0.5, True), (-0.5, False)])
