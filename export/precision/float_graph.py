@@ -123,8 +123,8 @@ class FloatGraph:
             inferred = onnx.shape_inference.infer_shapes(self.model, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
             raise ModelFileError(
-                f"the operators of {self.origin} do not fit together: {str(error).splitlines()[0]}. Export the "
-                "model again: cpsl-export RUN"
+                f"the operators of {self.origin} do not fit together: {str(error).splitlines()[0]}. Export "
+                "the model again: cpsl-export RUN"
             ) from error
         self.model.CopyFrom(inferred)
 

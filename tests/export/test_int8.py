@@ -298,11 +298,16 @@ def free_size() -> ModelProto:
     return model
 
 
-def not_finite() -> ModelProto:
+def altered(name: str, array: np.ndarray) -> ModelProto:
+    """The file with another constant."""
     model = quantisable()
-    bias = next(t for t in model.graph.initializer if t.name == "e.bias")
-    bias.CopyFrom(numpy_helper.from_array(np.full(8, np.inf, np.float32), bias.name))
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
     return model
+
+
+def not_finite() -> ModelProto:
+    return altered("e.bias", np.full(8, np.inf))
 
 
 @pytest.mark.parametrize(
@@ -321,6 +326,11 @@ def not_finite() -> ModelProto:
         (lambda: Quantiser(free_size(), frames(1)), ModelFileError, "--size"),
         (lambda: Quantiser(not_finite(), frames(1)), ModelFileError, "finite"),
         (lambda: Quantiser(not_finite(), frames(1), method="entropy"), ModelFileError, "finite"),
+        (
+            lambda: Quantiser(altered("e.weight", np.ones((8, 5, 3, 3, 1))), frames(1)),
+            ModelFileError,
+            "do not fit",
+        ),
         (lambda: Quantiser("missing.onnx", frames(1)), ModelFileError, "not a readable"),
     ],
 )
