@@ -46,8 +46,9 @@ class DeployGraph(nn.Module):
     caller's stays as it was.
 
     Raises InputError for an output stride above the network's, or a precision other than fp32 and fp16;
-    ModelFileError if the spec is not the model's, or if a file for BGR is asked for and the image does not
-    enter the network through exactly one convolution, because its weights then cannot carry the colour order.
+    ModelFileError if the spec is not the model's, the network cannot be traced, or a file for BGR is asked
+    for and the image does not enter the network through exactly one convolution, because its weights then
+    cannot carry the colour order.
     """
 
     scale: Tensor
@@ -145,9 +146,18 @@ def _check(model: Segmenter, spec: ModelSpec, contract: Contract) -> None:
 
 @torch.no_grad()
 def logits_size(model: Segmenter, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the logits for an image of ``size``. Shapes alone are computed."""
+    """(height, width) of the logits for an image of ``size``. Shapes alone are computed.
+
+    Raises ModelFileError for a network in which they depend on pixels: the tracer cannot follow it, either.
+    """
     shapes_only = copy.deepcopy(model).to("meta")
-    height, width = shapes_only(torch.empty(1, 3, *size, device="meta")).logits.shape[2:]
+    try:
+        height, width = shapes_only(torch.empty(1, 3, *size, device="meta")).logits.shape[2:]
+    except (RuntimeError, NotImplementedError) as error:
+        raise ModelFileError(
+            f"{type(model).__name__} cannot be exported: a network's steps may not depend on what it sees "
+            f"({str(error).splitlines()[0]}). Compute both ways and choose by arithmetic."
+        ) from error
     return height, width
 
 

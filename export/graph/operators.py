@@ -53,8 +53,8 @@ OPERATORS: dict[str, frozenset[int]] = {
     "QuantizeLinear": _FLOAT | _QUANTISED,
     "DequantizeLinear": _FLOAT | _QUANTISED,
 }
-"""Operator -> element types (``onnx.TensorProto``) of the pixels, features and weights it takes and gives. Sizes,
-axes and the like, which are made of shapes and constants, may besides be INT64 everywhere."""
+"""Operator -> element types (``onnx.TensorProto``) of the pixels, features and weights it takes and gives.
+Sizes, axes and the like, which are made of shapes and constants, may besides be INT64 everywhere."""
 
 _WITH_AXES = ("Squeeze", "Unsqueeze", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _RESIZE_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
@@ -71,11 +71,22 @@ def check_operators(proto: onnx.ModelProto) -> list[str]:
         for entry in proto.opset_import
         if entry.domain not in ("", "ai.onnx") or entry.version != OPSET
     ]
-    graph = _Graph(proto)
     for node in proto.graph.node:
-        rules = (_unlisted,) if node.op_type not in OPERATORS or node.domain else _RULES
-        found += [f"{node.op_type} {node.name!r}: {text}" for rule in rules for text in rule(node, graph)]
-    return found
+        if node.op_type not in OPERATORS or node.domain:
+            name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            found.append(
+                f"{name} {node.name!r} is not in the list of operators that TensorRT and OpenVINO take; "
+                "write it with others"
+            )
+    if found:  # what is unknown has no types to check
+        return found
+    graph = _Graph(proto)
+    return [
+        f"{node.op_type} {node.name!r}: {text}"
+        for node in proto.graph.node
+        for rule in _RULES
+        for text in rule(node, graph)
+    ]
 
 
 class _Graph:
@@ -100,11 +111,6 @@ class _Graph:
                 self.readers.setdefault(name, []).append(node)
             if node.op_type == "Shape" or all(name in self.shapes for name in node.input if name):
                 self.shapes.update(node.output)
-
-
-def _unlisted(node: NodeProto, graph: _Graph) -> Iterator[str]:
-    name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-    yield f"{name} is not in the list of operators that TensorRT and OpenVINO take; write it with others"
 
 
 def _value_types(node: NodeProto, graph: _Graph) -> Iterator[str]:
