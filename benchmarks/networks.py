@@ -23,7 +23,7 @@ from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.classes import CITYSCAPES_19
 from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.data.scenes import render_scene
-from cpsl_deploy.export import export
+from cpsl_deploy.export import ExportRequest, export
 from cpsl_deploy.files import new_output_folder, write_json, write_text
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import build, save_model
@@ -46,7 +46,7 @@ def exported(name: str, size: tuple[int, int], folder: Path) -> Path:
     )
     weights = folder / f"{name}.safetensors"
     save_model(weights, network, spec)
-    return export(weights, size=size, min_agreement=0.99, score=False).path
+    return export(weights, request=ExportRequest(size=size, min_agreement=0.99), score=False).path
 
 
 def measure(

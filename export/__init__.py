@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .exporter import ExportResult, export
+    from .exporter import export
+    from .request import ExportRequest
+    from .result import ExportResult
 
-__all__ = ["ExportResult", "export"]
+__all__ = ["ExportRequest", "ExportResult", "export"]
+
+_ROOMS = {"export": "exporter", "ExportRequest": "request", "ExportResult": "result"}
 
 
 def __getattr__(name: str) -> Any:
@@ -15,5 +19,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module(".exporter", __name__), name)
+        return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

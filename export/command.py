@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cpsl_deploy.command_line import Command, parse_size
+from cpsl_deploy.contract import COLOUR_ORDERS, PRECISIONS
+from cpsl_deploy.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from .exporter import ExportResult
+    from .result import ExportResult
 
 
 @click.command(cls=Command)
@@ -22,21 +24,69 @@ if TYPE_CHECKING:
 @click.option(
     "--size",
     metavar="HxW",
-    help="Fix the frame size in the file. Without it the file takes any size, or the model's own with --trt.",
+    help="Fix the frame size in the file. Without it the file takes any size; the model's own is fixed for "
+    "INT8, --auto and --trt.",
 )
-@click.option("--trt", is_flag=True, help="Build a TensorRT engine for this machine's GPU, too.")
+@click.option("--batch", default="1", show_default=True, metavar="N|free", help="Frames at once.")
+@click.option("--colour-order", type=click.Choice(COLOUR_ORDERS), default="BGR", show_default=True)
+@click.option("--resize", metavar="HxW", help="Let the file itself resize frames to this for its network.")
+@click.option(
+    "--outputs",
+    default="labels",
+    show_default=True,
+    metavar="LIST",
+    help="Of labels, confidence and logits (at the network's stride), with commas.",
+)
+@click.option(
+    "--output-stride",
+    type=click.Choice(["1", "2", "4", "8", "16", "32"]),
+    default="1",
+    show_default=True,
+    help="Pixels of the frame per label, a side: more is faster and coarser.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--auto", is_flag=True, help="Try all that this machine can run, and keep the fastest within budget."
+)
+@click.option(
+    "--calibration",
+    metavar="DATA",
+    help="Images of the target for INT8.  [default: those that RUN trained on]",
+)
+@click.option("--calibration-frames", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--frames",
     metavar="DATA",
     help="Dataset, folder of photos or video on which the file is compared with the model. "
-    " [default: the target the model was adapted to]",
+    " [default: the target's labelled images, or else the target]",
 )
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    default=0.999,
-    show_default=True,
-    help="Share of pixels that must get the same label from the file and from the model.",
+    help="Least share of pixels with the model's label.  [default: 0.999, fp16 0.99, INT8 0.95]",
+)
+@click.option(
+    "--max-iou-drop",
+    type=click.FloatRange(0, 100),
+    help="Most points of mean IoU that may be lost.  [default: 1 with labels]",
+)
+@click.option(
+    "--max-class-iou-drop",
+    type=click.FloatRange(0, 100),
+    help="Most points of IoU that any one class may lose.  [default: 2 with labels]",
+)
+@click.option("--trt", is_flag=True, help="Build a TensorRT engine for this machine's GPU, too.")
+@click.option(
+    "--profile",
+    metavar="BxHxW[,BxHxW,BxHxW]",
+    help="Frames that the engine takes: one size, or least, best and most.",
+)
+@click.option("--workspace-gib", type=float, metavar="GIB", help="GPU memory for the engine's scratch space.")
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the file into a model repository of Triton Inference Server, too.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that was made from other weights.")
 @click.option(
@@ -45,68 +95,112 @@ if TYPE_CHECKING:
     show_default=True,
     help="Score the file on the labelled target images of RUN, if they are still there, in its report.",
 )
-def main(
-    run: Path,
-    output: Path | None,
-    size: str | None,
-    trt: bool,
-    frames: str | None,
-    min_agreement: float,
-    overwrite: bool,
-    score: bool,
-) -> None:
+def main(run: Path, output: Path | None, overwrite: bool, score: bool, **wanted: Any) -> None:
     """Export the model of RUN, a run folder or a .safetensors file, to ONNX, and to TensorRT with --trt.
 
-    The file takes camera frames (uint8, BGR) and gives label maps; it is compared with the model before it
-    is put in place, and then scored on the target's labelled images, if the run had some. Exit code 3: file
-    and model disagree. Exit code 2: anything else is wrong.
+    The file takes camera frames (uint8) and gives label maps. Before it is put in place it is held against
+    the model on the target's images: agreement, IoU of every class, and what is responsible if they fall.
+    Exit code 3: it costs more than the budget. Exit code 2: anything else is wrong.
     """
-    fixed = parse_size(size) if size else None
+    triton = wanted.pop("triton")
+    parsed = _parsed(wanted)
     # Imported here: --help and a wrong --size need no torch.
-    from cpsl_deploy.errors import MissingExtraError
-
     try:
+        from cpsl_deploy.train.engine.progress import shown_progress
+
         from .exporter import export
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "exporting a model") from error
+    request = _request(parsed)
     # Some steps work for minutes: they say on what.
     logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
-    click.echo(f"exporting {run} and comparing the file with the model ...")
-    result = export(
-        run,
-        output,
-        size=fixed,
-        trt=trt,
-        frames=frames,
-        min_agreement=min_agreement,
-        overwrite=overwrite,
-        score=score,
-    )
+    with shown_progress() as watcher:
+        result = export(
+            run,
+            output,
+            request=request,
+            triton=triton,
+            overwrite=overwrite,
+            score=score,
+            watcher=watcher,
+        )
     for line in summary(result):
         click.echo(line)
 
 
+def _parsed(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Texts as values, before anything slow is imported. Raises InputError."""
+    batch = wanted["batch"]
+    if batch != "free" and not (batch.isdecimal() and int(batch) > 0):
+        raise InputError(f"a batch is a number of frames, 1 or more, or free; got {batch!r}")
+    return {
+        **wanted,
+        "batch": None if batch == "free" else int(batch),
+        "size": parse_size(wanted["size"]) if wanted["size"] else None,
+        "resize": parse_size(wanted["resize"]) if wanted["resize"] else None,
+    }
+
+
+def _request(wanted: dict[str, Any]) -> Any:
+    from cpsl_deploy.contract import Contract
+
+    from .request import ExportRequest
+    from .tensorrt.profile import Profile
+
+    contract = Contract(
+        colour_order=wanted.pop("colour_order"),
+        outputs=tuple(wanted.pop("outputs").split(",")),
+        output_stride=int(wanted.pop("output_stride")),
+        network_size=wanted.pop("resize"),
+        precision=wanted.pop("precision"),
+    )
+    profile = wanted.pop("profile")
+    return ExportRequest(contract=contract, profile=Profile.from_text(profile) if profile else None, **wanted)
+
+
 def summary(result: ExportResult) -> list[str]:
     """What an export made, for people."""
-    height, width = result.size or ("any height", "any width")
-    name, share = result.agreement.worst_class
-    operators = ", ".join(f"{count} {kind}" for kind, count in list(result.operators.items())[:5])
+    from .gate.report import gate_table
+    from .result import operator_words, shape_words
+
+    verdict, worst = result.verdict, result.verdict.worst_class
+    name, share = verdict.agreement.worst_class
     lines = [
         f"model       {result.path} ({result.bytes / 2**20:.1f} MiB, {result.spec.architecture}, "
-        f"{len(result.spec.class_names)} classes)",
-        f"input       image uint8 (1, {height}, {width}, 3), BGR",
-        f"output      labels uint8 (1, {height}, {width})",
-        f"operators   {sum(result.operators.values())}: {operators}, ...",
-        f"agreement   {result.agreement.share:.4%} of {result.agreement.pixels:,} pixels with the torch "
+        f"{len(result.spec.class_names)} classes, {result.contract.precision})",
+        f"input       image uint8 {shape_words(result.input_shape())}, {result.contract.colour_order}",
+        f"outputs     {', '.join(result.contract.outputs)}",
+        f"operators   {sum(result.operators.values())}: {operator_words(result.operators, 5)}",
+        f"agreement   {verdict.agreement.share:.4%} of {verdict.agreement.pixels:,} pixels with the torch "
         f"model; least on {name}: {share:.3%}",
-        f"compared on {result.frames}",
-        f"took        {result.export_s:.1f} s to export, {result.verify_s:.1f} s to compare",
-        f"report      {result.report}",
+        f"compared on {verdict.frames}",
     ]
+    if verdict.has_truth and worst is not None:
+        lines.append(
+            f"IoU         mean {100 * verdict.mean_after:.1f} %, the torch model's "
+            f"{100 * verdict.mean_before:.1f} %; worst class {worst.name} {-worst.drop:+.2f} points"
+        )
+    if len(result.trials) > 1:
+        lines += ["", gate_table([trial.gated for trial in result.trials], result.chosen.gated.name), ""]
+        lines.append(f"chosen      {result.chosen.candidate.name}: the fastest within budget")
+        if options := result.chosen.candidate.arguments:
+            lines.append(f"run it with cpsl-run {result.path} {options} ...")
+    elif result.chosen.speed:
+        lines.append(
+            f"speed       {result.chosen.speed.ratio:.2f} times the float32 file's in onnxruntime here"
+        )
+    if result.kept and result.kept.layers:
+        lines.append(f"in float    {len(result.kept.layers)} layers, see the report")
+    if result.advice:
+        lines.append(f"note        {result.advice}")
+    lines += [f"took        {result.seconds:.1f} s", f"report      {result.page}"]
     if result.scores:
         lines.append(f"mIoU        {_scores(result)}")
     if result.engine:
-        lines.append(f"engine      {result.engine.path} (built in {result.engine.build_s:.0f} s)")
+        built = "up to date" if result.engine.reused else f"built in {result.engine.build_s:.0f} s"
+        lines.append(f"engine      {result.engine.path} ({built})")
+    if result.repository:
+        lines.append(f"triton      tritonserver --model-repository={result.repository.path}")
     return lines
 
 

@@ -97,7 +97,7 @@ def test_a_published_checkpoint_trains_further_and_is_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     """From the file to ONNX by way of a run's folder; blocks repeat, so that one of each is enough."""
-    export = pytest.importorskip("cpsl_deploy.export", reason="needs the extra 'export'").export
+    exporting = pytest.importorskip("cpsl_deploy.export", reason="needs the extra 'export'")
     monkeypatch.setattr("cpsl_deploy.train.models.deeplabv2._BLOCKS", (1, 1, 1, 1))
     torch.manual_seed(20)  # other weights than the run's own first ones
     published = build(name, 3).state_dict()
@@ -112,9 +112,10 @@ def test_a_published_checkpoint_trains_further_and_is_exported(
         ["source_only"]
     )
 
-    exported = export(run.stage_model("source_only"), tmp_path / "published.onnx", size=(64, 64))
+    request = exporting.ExportRequest(size=(64, 64))
+    exported = exporting.export(run.stage_model("source_only"), tmp_path / "published.onnx", request=request)
     assert exported.path.is_file()
-    assert json.loads(exported.report.read_text())["agreement"] >= 0.999
+    assert exported.verdict.agreement.share >= 0.999
     trained = load_model(run.stage_model("source_only"))[0].state_dict()
     assert trained.keys() == published.keys() and trained["bn1.num_batches_tracked"] == 1
     for key in ("layer4.0.conv3.weight", "layer5.bottleneck.1.weight", "layer5.head.1.weight"):

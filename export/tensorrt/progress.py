@@ -7,10 +7,9 @@ the caller's thread waits, shows the progress, and asks for the end at the next 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -137,31 +136,3 @@ def watched(task: Callable[[], Result], progress: BuildProgress, on_progress: On
     if work.error is not None:
         raise work.error
     return work.result[0]
-
-
-@contextlib.contextmanager
-def shown_progress() -> Iterator[OnProgress]:
-    """For commands: a bar if standard error is a terminal, and else a line for every outermost phase."""
-    import click
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        told: list[str] = []
-
-        def tell(phases: str, share: float) -> None:
-            outermost = phases.partition(" > ")[0]
-            if outermost and outermost not in told:
-                told.append(outermost)
-                click.echo(f"TensorRT: {outermost} ...", err=True)
-
-        yield tell
-        return
-    columns = (BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bars:
-        task = bars.add_task("TensorRT starts", total=1.0)
-        yield lambda phases, share: bars.update(
-            task, completed=share, description=escape(phases or "TensorRT reads the model")
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +13,15 @@ from click.testing import CliRunner, Result
 from export_networks import Small, small_model, spec_for
 
 import cpsl_deploy
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import OutputError
-from cpsl_deploy.export import export, exporter
+from cpsl_deploy.export import ExportRequest, export, workshop
 from cpsl_deploy.export.command import main
-from cpsl_deploy.export.gate.agreement import torch_labels
 from cpsl_deploy.export.gate.frames import generated_frames
+from cpsl_deploy.export.gate.reference import torch_labels
 from cpsl_deploy.export.graph.onnx_file import export_onnx, read_metadata
 from cpsl_deploy.files import sha256
+from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import ARCHITECTURES, load_model, save_model
 
 SIZE = "48x64"
@@ -56,15 +59,19 @@ def test_a_run_becomes_a_file_that_the_runtime_runs(run_folder: Path) -> None:
 
 
 def test_the_report(run_folder: Path) -> None:
-    result = export(run_folder, size=(48, 64))
-    report = json.loads((run_folder / "export.json").read_text())
-    assert result.path == run_folder / "model.onnx" and result.report == run_folder / "export.json"
+    result = export(run_folder, request=ExportRequest(size=(48, 64)))
+    folder = run_folder / "model.export"
+    report = json.loads((folder / "export.json").read_text())
+    assert result.path == run_folder / "model.onnx" and result.report == folder / "export.json"
     assert report["input"] == {"name": "image", "dtype": "uint8", "shape": [1, 48, 64, 3]}
-    assert report["output"] == {"name": "labels", "dtype": "uint8", "shape": [1, 48, 64]}
+    assert report["contract"] == Contract().to_metadata()
     assert report["weights_sha256"] == sha256(run_folder / "model.safetensors")
     assert report["onnx_sha256"] == sha256(result.path) and report["bytes"] == result.path.stat().st_size
     assert report["operators"]["Conv"] == 3
-    assert report["agreement"] >= 0.999 and report["pixels"] == 4 * 48 * 64
+    (candidate,) = report["candidates"]
+    assert candidate["agreement"] >= 0.999 and candidate["pixels"] == 4 * 48 * 64 and candidate["passed"]
+    page = (folder / "export.md").read_text()
+    assert "fp32 onnxruntime" in page and all(f"({p.name})" in page for p in folder.glob("*.png"))
     assert {"torch", "onnx", "onnxruntime", "python", "cpsl_deploy"} == set(report["versions"])
     assert read_metadata(result.path)["weights_sha256"] == report["weights_sha256"]
 
@@ -73,7 +80,7 @@ def test_a_weights_file_and_another_name(run_folder: Path, tmp_path: Path) -> No
     output = tmp_path / "out" / "car.onnx"
     result = cpsl_export(run_folder / "model.safetensors", "-o", output, "--size", SIZE)
     assert result.exit_code == 0, result.output
-    assert sorted(file.name for file in output.parent.iterdir()) == ["car.export.json", "car.onnx"]
+    assert sorted(file.name for file in output.parent.iterdir()) == ["car.export", "car.onnx"]
     assert not (run_folder / "model.onnx").exists()
 
 
@@ -93,29 +100,32 @@ def test_a_file_of_the_same_weights_is_replaced_and_one_of_others_is_not(run_fol
 def test_a_file_of_another_kind_is_not_replaced(run_folder: Path) -> None:
     (run_folder / "model.onnx").write_text("notes")
     with pytest.raises(OutputError, match="not made from these weights"):
-        export(run_folder, size=(48, 64))
+        export(run_folder, request=ExportRequest(size=(48, 64)))
     assert (run_folder / "model.onnx").read_text() == "notes"
 
 
-def test_a_file_that_disagrees_is_not_put_in_place(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export_another(model, spec, path, *, size):  # type: ignore[no-untyped-def]
-        return export_onnx(small_model(1), spec, path, size=size)
+def export_another(model: Small, spec: ModelSpec, path: Path, **options: Any) -> Path:
+    return export_onnx(small_model(1), spec, path, **options)
 
-    monkeypatch.setattr(exporter, "export_onnx", export_another)
+
+def test_a_file_that_disagrees_is_not_put_in_place(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workshop, "export_onnx", export_another)
     result = cpsl_export(run_folder, "--size", SIZE)
-    assert result.exit_code == 3 and "must agree with its model on 99.900%" in result.output
-    assert [file.name for file in run_folder.iterdir()] == ["model.safetensors"]
-    assert cpsl_export(run_folder, "--size", SIZE, "--min-agreement", 0).exit_code == 0
+    assert result.exit_code == 3 and "at least 99.900% of the pixels must have" in result.output
+    assert "Responsible: the step network" in result.output
+    assert sorted(file.name for file in run_folder.iterdir()) == ["model.refused", "model.safetensors"]
+    assert "the step network" in (run_folder / "model.refused/export.md").read_text()
+    allowed = ("--min-agreement", 0, "--max-iou-drop", 100, "--max-class-iou-drop", 100)
+    assert cpsl_export(run_folder, "--size", SIZE, *allowed).exit_code == 0
+    assert not (run_folder / "model.refused").exists(), "it told of a file that is not the one in place"
 
 
 def test_an_earlier_file_survives_one_that_disagrees(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = export(run_folder, size=(48, 64)).path
+    path = export(run_folder, request=ExportRequest(size=(48, 64))).path
     before = path.read_bytes()
-    monkeypatch.setattr(
-        exporter, "export_onnx", lambda m, s, p, *, size: export_onnx(small_model(1), s, p, size=size)
-    )
+    monkeypatch.setattr(workshop, "export_onnx", export_another)
     assert cpsl_export(run_folder, "--size", SIZE).exit_code == 3
     assert path.read_bytes() == before
 
@@ -126,12 +136,11 @@ def test_trt_without_a_gpu_says_so_and_leaves_the_onnx_file(
     monkeypatch.setattr("cpsl_deploy.export.tensorrt.engine.nvidia_gpu_count", lambda: 0)
     result = cpsl_export(run_folder, "--trt")
     assert result.exit_code == 2
-    assert "no GPU with a working driver was found" in result.output
-    assert f"in place, with onnxruntime or OpenVINO: {run_folder / 'model.onnx'}" in result.output
+    assert "no GPU" in result.output and str(run_folder / "model.onnx") in result.output
     shape = onnx.load(run_folder / "model.onnx").graph.input[0].type.tensor_type.shape
     assert [dim.dim_value for dim in shape.dim] == [1, 64, 96, 3], "the spec's size, fixed"
     assert sorted(file.name for file in run_folder.iterdir()) == [
-        "export.json",
+        "model.export",
         "model.onnx",
         "model.safetensors",
     ]

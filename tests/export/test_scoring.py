@@ -18,7 +18,7 @@ from finished_run import SIZE, Run, finished_run
 from tiny_domains import CLASSES
 
 from cpsl_deploy.errors import DataError
-from cpsl_deploy.export import export
+from cpsl_deploy.export import ExportRequest, export
 from cpsl_deploy.export.command import main
 from cpsl_deploy.metrics import confusion_matrix, iou
 from cpsl_deploy.train.engine.run_folder import RunFolder
@@ -68,7 +68,7 @@ def test_no_score_leaves_the_run_as_it_was(run: Run) -> None:
 
 
 def test_a_stage_is_exported_without_a_score(run: Run) -> None:
-    result = export(run.folder.stage_model("warm_up"), size=SIZE)
+    result = export(run.folder.stage_model("warm_up"), request=ExportRequest(size=SIZE))
     assert result.scores == {} and "exported" not in run.folder.results()
 
 
@@ -77,7 +77,7 @@ def test_images_that_are_gone_are_said_and_cost_nothing_else(
 ) -> None:
     shutil.rmtree(run.target.parent)
     with caplog.at_level(logging.WARNING):
-        result = export(run.folder.path, size=SIZE)
+        result = export(run.folder.path, request=ExportRequest(size=SIZE))
     assert result.path.is_file() and result.scores == {}
     assert "the images of the run" in caplog.text and "cannot be opened any more" in caplog.text
 
@@ -109,7 +109,7 @@ def test_a_target_without_labels_has_no_score(tmp_path: Path, monkeypatch: pytes
     run = finished_run(tmp_path, labelled=False)
     domains = recall(run.folder)
     assert domains is not None and domains.validation is None
-    assert export(run.folder.path, size=SIZE).scores == {}
+    assert export(run.folder.path, request=ExportRequest(size=SIZE)).scores == {}
 
 
 def test_the_palette_is_remembered(run: Run) -> None:
@@ -134,11 +134,11 @@ def test_damaged_memory_is_told_before_the_export(run: Run, content: str) -> Non
     assert not (run.folder.path / "model.onnx").exists()
 
 
-def test_an_unreadable_label_leaves_the_file_and_the_report(run: Run) -> None:
+def test_an_unreadable_label_is_told_before_anything_is_written(run: Run) -> None:
     (run.target.parent / "labels/val/1.png").write_bytes(b"not a PNG")
     before = run.folder.results_file.read_bytes()
     printed = cpsl_export(run.folder.path)
     assert printed.exit_code == 2
-    assert "1.png is not a readable image" in printed.output and "model.onnx is in place" in printed.output
-    assert (run.folder.path / "model.onnx").is_file()
+    assert "1.png is not a readable image" in printed.output
+    assert not (run.folder.path / "model.onnx").exists()
     assert run.folder.results_file.read_bytes() == before

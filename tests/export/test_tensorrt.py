@@ -23,7 +23,6 @@ from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError, ModelFileError, OutputError, UnavailableError
 from cpsl_deploy.export.tensorrt.engine import build_engine, ensure_engine
 from cpsl_deploy.export.tensorrt.profile import Profile
-from cpsl_deploy.export.tensorrt.progress import shown_progress
 from cpsl_deploy.files import sha256
 
 
@@ -70,7 +69,7 @@ def test_messages_go_to_the_log_and_verbose_ones_on_demand(
         return True
 
     trt.during = talks
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="cpsl_deploy.export")
     levels = []
     for verbose in (False, True):
         caplog.clear()
@@ -80,13 +79,6 @@ def test_messages_go_to_the_log_and_verbose_ones_on_demand(
         ["ERROR", "ERROR", "WARNING", "DEBUG", "DEBUG"],
         ["ERROR", "ERROR", "WARNING", "INFO", "INFO"],
     ]
-
-
-def test_lines_of_progress_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown_progress() as tell:
-        for phases in ("", "Building", "Building > Timing", "Building", "Finishing"):
-            tell(phases, 0.5)
-    assert capsys.readouterr().err == "TensorRT: Building ...\nTensorRT: Finishing ...\n"
 
 
 def test_a_free_input_gets_a_profile(free_onnx: Path, tmp_path: Path, trt: FakeTensorRT) -> None:

@@ -1,0 +1,91 @@
+"""What an export is asked for: the file's form, what it is compared on, and what it may cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpsl_deploy.contract import LABELS, Contract
+from cpsl_deploy.errors import InputError
+from cpsl_deploy.spec import ModelSpec
+
+from .candidates import Candidate, candidates_here
+from .gate.judge import Budget
+from .precision.insertion import SCHEMES
+from .tensorrt.profile import Profile
+
+CALIBRATION_FRAMES = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """Raises InputError for a value that breaks its rule or does not go with the others."""
+
+    contract: Contract = dataclasses.field(default_factory=Contract)
+    """What the file takes and gives, and its precision."""
+    size: tuple[int, int] | None = None
+    """(height, width) of frames in pixels, fixed in the file; None leaves it free. Where the size must be
+    fixed (INT8, ``auto``, ``trt``) None is the size that the network saw in training."""
+    batch: int | None = 1
+    """Frames at once, fixed in the file; None leaves it free."""
+    auto: bool = False
+    """Try everything that this machine can run, and keep the fastest that passes. The precision is then
+    free."""
+    scheme: str | None = None
+    """Of INT8: "cpu" or "tensorrt"; None is tensorrt with ``trt``, else cpu."""
+    frames: str | Path | None = None
+    """Dataset, folder of photos or video to compare file and model on; None: see
+    `gate.frames.open_frames`."""
+    calibration: str | Path | None = None
+    """The same for calibrating INT8; None is the images that the run trained on."""
+    calibration_frames: int = CALIBRATION_FRAMES
+    min_agreement: float | None = None
+    """0 to 1; this and the next two replace values of `Budget.for_precision`."""
+    max_iou_drop: float | None = None
+    """Points of mean IoU."""
+    max_class_iou_drop: float | None = None
+    """Points of IoU of any one class."""
+    trt: bool = False
+    """Build a TensorRT engine of the file for this machine's GPU, too, and hold it against the same
+    budget."""
+    profile: Profile | None = None
+    """Of the engine; None is what the file fixes."""
+    workspace_gib: float | None = None
+    """GPU memory for the engine's scratch space; None is all."""
+
+    def __post_init__(self) -> None:
+        if self.auto and self.contract.precision != "fp32":
+            raise InputError(
+                f"auto chooses the precision, and {self.contract.precision} was asked for, too. Leave one."
+            )
+        if self.scheme not in (None, *SCHEMES):
+            raise InputError(f"INT8 is made for {' or '.join(SCHEMES)}; got {self.scheme!r}")
+        if self.calibration_frames < 1:
+            raise InputError(f"INT8 is calibrated on 1 frame or more; got {self.calibration_frames}")
+        self.budget("fp32", labelled=True)
+
+    def candidates(self) -> list[Candidate]:
+        """What is made and tried, the one asked for first."""
+        if self.auto:
+            return candidates_here(self.contract)
+        scheme = self.scheme or ("tensorrt" if self.trt else "cpu")
+        logits_only = LABELS not in self.contract.outputs
+        return [Candidate(precision=self.contract.precision, scheme=scheme, logits_only=logits_only)]
+
+    def file_size(self, spec: ModelSpec) -> tuple[int, int] | None:
+        """(height, width) of the file's frames; None if free."""
+        fixed = self.auto or self.trt or self.contract.precision == "int8"
+        return self.size or (spec.size if fixed and self.profile is None else None)
+
+    def budget(self, precision: str, *, labelled: bool) -> Budget:
+        """What a file of a precision may cost. Labels coarser than the frame cost as those of INT8 may."""
+        kind = "int8" if self.contract.output_stride > 1 else precision
+        resizes = self.contract.network_size is not None
+        usual = Budget.for_precision(kind, labelled=labelled, resizes=resizes)
+        given = {
+            "min_agreement": self.min_agreement,
+            "max_iou_drop": self.max_iou_drop,
+            "max_class_iou_drop": self.max_class_iou_drop,
+        }
+        return dataclasses.replace(usual, **{key: value for key, value in given.items() if value is not None})
