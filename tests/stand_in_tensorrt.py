@@ -34,6 +34,9 @@ class FakeTensorRT(ModuleType):
         self.network = SimpleNamespace(get_input=lambda index: SimpleNamespace(name="image", shape=shape))
         self.log: Any = None
 
+    class BuilderFlag:
+        TF32 = "TF32"
+
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
@@ -87,6 +90,7 @@ class FakeTensorRT(ModuleType):
             ),
             set_timing_cache=use,
             get_timing_cache=lambda: SimpleNamespace(serialize=lambda: b"times"),
+            clear_flag=lambda flag: self.calls.update(cleared=flag),
             get_memory_pool_limit=lambda pool: self.calls["pool"][1] if self.limit_fits else 1 << 40,
             add_optimization_profile=lambda profile: 0 if self.profile_fits else -1,
             set_memory_pool_limit=lambda pool, pool_size: self.calls.update(pool=(pool, pool_size)),

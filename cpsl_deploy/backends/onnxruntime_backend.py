@@ -23,6 +23,8 @@ from .onnx_file import read_onnx_metadata
 log = logging.getLogger(__name__)
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_EXACT_CUDA = (CUDA, {"use_tf32": 0})
+"""float32 files compute in float32: TF32, onnxruntime's default, has 10 bits."""
 ENGINE_CACHE = "onnxruntime-tensorrt"
 """Folder beside the model in which the TensorRT provider keeps its engines and kernel times."""
 
@@ -78,7 +80,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _providers(self, path: Path) -> list[Any]:
         """As a session takes them, the preferred one first."""
-        return [CUDA, CPU] if self.device == "cuda" else [CPU]
+        return [_EXACT_CUDA, CPU] if self.device == "cuda" else [CPU]
 
     def _open(self, onnxruntime: Any, path: Path, profile_folder: str | None) -> None:
         options = onnxruntime.SessionOptions()
@@ -176,7 +178,7 @@ class OnnxRuntimeTensorRTBackend(OnnxRuntimeBackend):
                 f"engines are kept beside the model and {cache} cannot be made ({error.strerror}). Copy the "
                 "model to a folder that can be written to"
             ) from error
-        return [(TENSORRT, tensorrt_options(self.contract.precision, cache)), CUDA, CPU]
+        return [(TENSORRT, tensorrt_options(self.contract.precision, cache)), _EXACT_CUDA, CPU]
 
 
 def tensorrt_options(precision: str, cache: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def test_beside_the_model_are_the_engine_and_its_key(onnx_path: Path, trt: FakeT
     assert expected.items() <= sidecar.items()
     assert Contract.from_metadata(sidecar, "engine") == Contract()
     assert trt.calls["pool"] == (WORKSPACE, 2 * 2**30)
+    assert trt.calls["cleared"] == trt.BuilderFlag.TF32, "float32 files compute in float32"
 
 
 def test_messages_go_to_the_log_and_verbose_ones_on_demand(
