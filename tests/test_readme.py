@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "docs/method.md"
-DOCUMENTS = ("README.md", "benchmarks/README.md", METHOD)
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/export.md", METHOD)
 TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXT["README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -39,8 +39,8 @@ MODULES = {
     "cpsl-run": "cpsl_deploy.run_command",
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OTHERS_OPTIONS = {"--nproc-per-node"}
-"""Of torchrun."""
+OTHERS_OPTIONS = {"--nproc-per-node", "--gpus", "--disable-auto-complete-config"}
+"""Of torchrun, docker and tritonserver."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -113,7 +113,7 @@ def test_every_command_is_shown_and_only_known_programs_are():
     programs = {words[0] for words in LINES}
 
     assert {name for name, _ in CALLS} == set(MODULES) - {"cpsl-demo"}  # shown as `make demo`
-    assert programs - set(MODULES) == {"make", "pip", "python", "torchrun"}
+    assert programs - set(MODULES) == {"docker", "make", "pip", "python", "torchrun"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ROUNDING_BYTES = 2**20
 
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What is to be built, on which machine."""

@@ -1,7 +1,8 @@
 """A TensorRT engine beside its ONNX file: reused while it belongs to this machine, built again when not.
 
 One path serves TensorRT 10 and 11: the network is strongly typed, so the precision is the ONNX file's own. A
-float32 file gives a float32 engine (without TF32), a float16 file a float16 one, and INT8 comes from a file with symmetric Q/DQ nodes; there is no calibrator.
+float32 file gives a float32 engine (without TF32), a float16 file a float16
+one, and INT8 comes from a file with symmetric Q/DQ nodes; there is no calibrator.
 
 ``model.engine`` is described by ``model.engine.json``: the ONNX file's metadata, and the key, which is the
 ONNX file's hash, the TensorRT version, the GPU's name and compute capability, the driver's CUDA version, the
