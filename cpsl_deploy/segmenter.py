@@ -20,6 +20,7 @@ from .contract import COLOUR_ORDERS, CONFIDENCE, LABELS, LOGITS
 from .dense_argmax import labels_from_logits
 from .errors import InputError, ModelFileError
 from .overlay import blend, draw_legend, shares
+from .spec import ModelSpec
 
 PIXEL_TOLERANCE = 0.03
 """A frame whose number of pixels differs by no more than this from the model's is not resized."""
@@ -88,22 +89,13 @@ class Segmenter:
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels at which a frame of the given size is given to the file.
 
-        A static file's own size; the frame's size itself for a file that resizes inside. Otherwise the
-        frame's shape with as many pixels as ``spec.size`` and sides that are multiples of `SIDE_MULTIPLE`,
-        or the frame's size itself within `PIXEL_TOLERANCE` of that.
+        A static file's own size; the frame's size itself for a file that resizes inside; else `runtime_size`.
         """
         if self.backend.static_size is not None:
             return self.backend.static_size
         if self.contract.network_size is not None:
             return height, width
-        ratio = self.spec.size[0] * self.spec.size[1] / (height * width)
-        if abs(ratio - 1) <= PIXEL_TOLERANCE:
-            return height, width
-        scale = math.sqrt(ratio)
-        least = math.ceil(max(self.spec.stride, SIDE_MULTIPLE) / SIDE_MULTIPLE)
-        rows = max(least, round(height * scale / SIDE_MULTIPLE))
-        columns = max(least, round(width * scale / SIDE_MULTIPLE))
-        return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
+        return runtime_size(self.spec, height, width)
 
     def predict(self, frame: np.ndarray, *, colour_order: str = "BGR") -> Prediction:
         """Segment one frame, uint8 (H, W, 3) of any size.
@@ -296,6 +288,21 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     engines = [str(f) for f in sorted(path.iterdir()) if f.suffix in ENGINE_SUFFIXES]
     hint = f"It has {', '.join(engines)}: name that file. " if engines else ""
     raise ModelFileError(f"the folder {path} has no model.onnx. {hint}Make one with: cpsl-export {path}")
+
+
+def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
+    """(height, width) in pixels at which a frame of the given size is given to a file with free sizes.
+
+    The frame's shape with as many pixels as ``spec.size`` and sides that are multiples of `SIDE_MULTIPLE`, or
+    the frame's size itself within `PIXEL_TOLERANCE` of that.
+    """
+    ratio = spec.size[0] * spec.size[1] / (height * width)
+    if abs(ratio - 1) <= PIXEL_TOLERANCE:
+        return height, width
+    scale = math.sqrt(ratio)
+    least = math.ceil(max(spec.stride, SIDE_MULTIPLE) / SIDE_MULTIPLE)
+    rows, columns = (max(least, round(side * scale / SIDE_MULTIPLE)) for side in (height, width))
+    return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
 
 
 def _buffer_of(buffer: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -25,8 +25,9 @@ from cpsl_deploy.train.models import load_model
 from cpsl_deploy.train.models.base import Segmenter as Network
 from cpsl_deploy.train.reporting.figures import require_matplotlib
 
+from .gate.budget import Budget
 from .gate.frames import Frames, half_size, open_frames
-from .gate.judge import Budget, judge
+from .gate.judge import judge
 from .gate.probe import Probe
 from .gate.reference import Reference, make_reference
 from .gate.report import Gated, gate_report, write_gate_pictures

@@ -11,7 +11,7 @@ from cpsl_deploy.errors import InputError
 from cpsl_deploy.spec import ModelSpec
 
 from .candidates import Candidate, candidates_here
-from .gate.judge import Budget
+from .gate.budget import Budget
 from .precision.insertion import SCHEMES
 from .tensorrt.profile import Profile
 

@@ -20,7 +20,8 @@ from cpsl_deploy.train.models.base import Segmenter as Network
 
 from .candidates import YARDSTICK, Candidate
 from .gate.blame import find_blame
-from .gate.judge import Budget, Verdict, judge
+from .gate.budget import Budget
+from .gate.judge import Verdict, judge
 from .gate.reference import Reference
 from .gate.report import Gated
 from .request import ExportRequest

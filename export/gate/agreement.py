@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
+from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.metrics import confusion_matrix
-from cpsl_deploy.spec import ModelSpec
-from cpsl_deploy.train.models.base import Segmenter
-
-from .probe import Probe
-from .reference import torch_labels
-
-MIN_AGREEMENT = 0.999
-"""Share of pixels that must agree. Two exact float32 implementations differ on about 2 in 100,000: ties."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +57,6 @@ class Agreement:
         """Name and share of the class that agrees least."""
         return min(self.per_class.items(), key=lambda item: item[1])
 
-    def require(self, minimum: float) -> None:
-        """Raises AccuracyError if less than ``minimum`` of the pixels agree."""
-        if self.share < minimum:
-            name, share = self.worst_class
-            raise AccuracyError(
-                f"the exported file must agree with its model on {minimum:.3%} of the pixels and agrees on "
-                f"{self.share:.3%} of {self.pixels:,} ({self.frames} frames); least on {name}: {share:.3%}. "
-                "The file was not put in place. A fixed --size or another torch or onnxruntime may help."
-            )
-
     def as_dict(self) -> dict[str, Any]:
         """For a report, shares rounded to six digits."""
         name, share = self.worst_class
@@ -87,20 +67,6 @@ class Agreement:
             "worst_class": {"name": name, "agreement": round(share, 6)},
             "per_class": {key: round(value, 6) for key, value in self.per_class.items()},
         }
-
-
-def compare_labels(
-    classes: Sequence[str], expected: Sequence[np.ndarray], got: Sequence[np.ndarray]
-) -> Agreement:
-    """Compare label maps, uint8 (H, W) each.
-
-    Raises ModelFileError if two differ in shape or one has a value that is no class.
-    """
-    confusion = sum(
-        (confusion_of(want, have, len(classes)) for want, have in zip(expected, got, strict=True)),
-        start=np.zeros((len(classes), len(classes)), np.int64),
-    )
-    return Agreement.from_confusion(classes, confusion, len(expected))
 
 
 def confusion_of(expected: np.ndarray, got: np.ndarray, num_classes: int) -> np.ndarray:
@@ -119,19 +85,3 @@ def confusion_of(expected: np.ndarray, got: np.ndarray, num_classes: int) -> np.
             "again, from weights whose spec is theirs"
         )
     return confusion_matrix(expected, got, num_classes)
-
-
-def verify(
-    onnx_path: str | os.PathLike[str], model: Segmenter, spec: ModelSpec, frames: Sequence[np.ndarray]
-) -> Agreement:
-    """Run an exported file with onnxruntime and its model with torch on ``frames``, uint8 (H, W, 3) BGR.
-
-    The frames must have the file's size if that is fixed. The torch side repeats nothing of the exported
-    graph, so that a mistake in the graph shows, too. Raises InputError without frames, ModelFileError if
-    onnxruntime refuses the file.
-    """
-    if not frames:
-        raise InputError("an exported file is compared with its model on one frame or more; none was given")
-    probe = Probe(Path(onnx_path))
-    got = [probe.labels(frame) for frame in frames]
-    return compare_labels(spec.class_names, [torch_labels(model, spec, frame) for frame in frames], got)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from cpsl_deploy.data import Dataset, dataset_splits, open_dataset
 from cpsl_deploy.errors import DataError
-from cpsl_deploy.segmenter import PIXEL_TOLERANCE, SIDE_MULTIPLE
+from cpsl_deploy.segmenter import runtime_size
 from cpsl_deploy.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -63,16 +62,6 @@ class Frames:
             has_truth=truth is not None,
         )
 
-    def with_half_size(self) -> Frames:
-        """These and, last, the first at about half its size: what a file with free sizes must take, too."""
-
-        def read(i: int) -> Pair:
-            return self.read(i) if i < len(self) else (half_size(self.read(0)[0]), None)
-
-        described = f"{self.described}; the first at half its size, too"
-        names = (*self.names, f"{self.names[0]} at half its size")
-        return dataclasses.replace(self, described=described, names=names, read=read)
-
 
 def open_frames(
     reference: str | Path | None,
@@ -111,33 +100,6 @@ def open_frames(
             why = f"the model's target {name} cannot be read"
     described = f"{count} generated frames, because {why} (--frames names others)"
     return Frames.of(list(generated_frames(size or spec.size, count)), described=described)
-
-
-def check_frames(
-    reference: str | Path | None,
-    spec: ModelSpec,
-    size: tuple[int, int],
-    *,
-    run: Path | None = None,
-    count: int = COUNT,
-) -> tuple[list[np.ndarray], str]:
-    """``count`` frames of `open_frames`, uint8 (h, w, 3) BGR of ``size`` = (h, w), and words for them."""
-    frames = open_frames(reference, spec, size, run=run, count=count, labelled_count=count)
-    return list(frames.images()), frames.described
-
-
-def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which the runtime gives a frame of that size to a file with free sizes.
-
-    `cpsl_deploy.segmenter.Segmenter.input_size` without a file; a test holds both against each other.
-    """
-    ratio = spec.size[0] * spec.size[1] / (height * width)
-    if abs(ratio - 1) <= PIXEL_TOLERANCE:
-        return height, width
-    scale = math.sqrt(ratio)
-    least = math.ceil(max(spec.stride, SIDE_MULTIPLE) / SIDE_MULTIPLE)
-    rows, columns = (max(least, round(side * scale / SIDE_MULTIPLE)) for side in (height, width))
-    return rows * SIDE_MULTIPLE, columns * SIDE_MULTIPLE
 
 
 def _remembered_target(run: Path | None, *, trained: bool) -> dict[str, Any] | None:

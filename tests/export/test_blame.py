@@ -16,7 +16,8 @@ from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
 from cpsl_deploy.export.gate.blame import NETWORK, PRE_PROCESSING, STEPS, UPSAMPLING, Blame, find_blame
 from cpsl_deploy.export.gate.frames import Frames, generated_frames
-from cpsl_deploy.export.gate.judge import Budget, judge
+from cpsl_deploy.export.gate.budget import Budget
+from cpsl_deploy.export.gate.judge import judge
 from cpsl_deploy.export.gate.layers import layer_noise
 from cpsl_deploy.export.gate.probe import Probe
 from cpsl_deploy.export.gate.reference import Reference, make_reference

@@ -14,7 +14,8 @@ from gate_files import CAR, ROAD, reference_of, scene
 
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.export.gate.blame import Blame, Step
-from cpsl_deploy.export.gate.judge import Budget, Verdict, judge
+from cpsl_deploy.export.gate.budget import Budget
+from cpsl_deploy.export.gate.judge import Verdict, judge
 from cpsl_deploy.export.gate.pictures import margin_names
 from cpsl_deploy.export.gate.report import Gated, class_table, gate_report, gate_table, write_gate_pictures
 

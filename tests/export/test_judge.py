@@ -11,7 +11,8 @@ from gate_files import CAR, ROAD, SHAPE, SKY, TREE, reference_of, scene
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
 from cpsl_deploy.export.gate.blame import Blame, Step
-from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, Budget, judge
+from cpsl_deploy.export.gate.budget import Budget
+from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, judge
 
 LABELLED = Budget(min_agreement=0.95)
 

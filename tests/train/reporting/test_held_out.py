@@ -24,7 +24,7 @@ from cpsl_deploy.data import images, open_dataset
 from cpsl_deploy.data.footage import Footage, Sampling, Span
 from cpsl_deploy.data.video_file import VideoReader
 from cpsl_deploy.errors import DataError, InputError, UnavailableError
-from cpsl_deploy.export.gate.frames import check_frames
+from cpsl_deploy.export.gate.frames import open_frames
 from cpsl_deploy.train import RunFolder, adapt, load_model
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.engine.loop import SilentWatcher
@@ -166,8 +166,8 @@ def test_the_run_remembers_how_the_drive_was_sampled(adapted: Adapted) -> None:
     assert (target["frames"], target["hold_out_s"], target["count"]) == (20, 3, 20)
     sampled = sorted((adapted.cache / "video_frames").iterdir())
     _, spec = load_model(adapted.folder.model)
-    frames, words = check_frames(None, spec, (96, 128), run=adapted.folder.path)
-    assert len(frames) == 4 and "drive.avi (train)" in words
+    frames = open_frames(None, spec, (96, 128), run=adapted.folder.path)
+    assert len(frames) == 4 and "drive.avi (train)" in frames.described
     assert sorted((adapted.cache / "video_frames").iterdir()) == sampled
     with pytest.raises(DataError, match="the target differs: then 20 images of drive"):
         options = {"recipe": adapted.recipe, "device": "cpu", "resume": True}
