@@ -46,6 +46,13 @@ if TYPE_CHECKING:
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option(
+    "--int8-for",
+    "scheme",
+    type=click.Choice(["cpu", "tensorrt"]),
+    help="What INT8 is made for: its activations are uint8 for CPUs, symmetric for TensorRT. "
+    " [default: tensorrt with --trt, else cpu]",
+)
+@click.option(
     "--auto", is_flag=True, help="Try all that this machine can run, and keep the fastest within budget."
 )
 @click.option(

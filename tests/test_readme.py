@@ -38,7 +38,7 @@ MODULES = {
     "cpsl-export": "cpsl_deploy.export.command",
     "cpsl-run": "cpsl_deploy.run_command",
 }
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OTHERS_OPTIONS = {"--nproc-per-node", "--gpus", "--disable-auto-complete-config"}
 """Of torchrun, docker and tritonserver."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
