@@ -10,17 +10,18 @@ and Cast as an exported file has them, run by onnxruntime. The last line is one 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from cpsl_deploy.command_line import Command
 from cpsl_deploy.dense_argmax import labels_from_logits
 
 REPEATS = 9
@@ -110,7 +111,11 @@ def compare(name: str, logits: np.ndarray, size: tuple[int, int]) -> dict[str, o
     return row
 
 
-def main() -> None:
+@click.command(cls=Command)
+@click.argument("model", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("images", nargs=-1, type=click.Path(exists=True, path_type=Path))
+def main(model: Path | None, images: tuple[Path, ...]) -> None:
+    """Compare ways to labels on logits made here, and on those of a MODEL on IMAGES."""
     cv2.setNumThreads(1)
     rows = []
     for size in ((512, 1024), (1024, 2048)):
@@ -118,8 +123,7 @@ def main() -> None:
         rows.append(compare("scene", scene_logits(19, *few), size))
     noise = np.random.default_rng(0).normal(size=(19, 64, 128)).astype(np.float32)
     rows.append(compare("noise, the worst case", noise, (512, 1024)))
-    model, *images = map(Path, sys.argv[1:]) if len(sys.argv) > 1 else (None,)
-    for image in images:
+    for image in images if model else ():
         height, width = cv2.imread(str(image)).shape[:2]
         rows.append(compare(image.name, network_logits(model, image), (height, width)))
     print(json.dumps(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Candidate:
         """For tables: ``int8 onnxruntime``, ``fp32 openvino bf16``, ``fp32 logits onnxruntime``."""
         parts = (
             self.precision,
+            "symmetric" if self.precision == "int8" and self.scheme == "tensorrt" else "",
             "logits" if self.logits_only else "",
             self.backend,
             "" if self.device == "cpu" else self.device,
@@ -78,10 +80,4 @@ def candidates_here(contract: Contract) -> list[Candidate]:
 def contract_of(candidate: Candidate, wanted: Contract) -> Contract:
     """The contract of the candidate's file, where ``wanted`` leaves it the choice."""
     outputs = (LOGITS,) if candidate.logits_only else wanted.outputs
-    return Contract(
-        colour_order=wanted.colour_order,
-        outputs=outputs,
-        output_stride=wanted.output_stride,
-        network_size=wanted.network_size,
-        precision=candidate.precision,
-    )
+    return dataclasses.replace(wanted, outputs=outputs, precision=candidate.precision)

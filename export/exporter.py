@@ -84,7 +84,7 @@ def export(
     _check_replaceable(output, spec, overwrite=overwrite)
     folder = RunFolder(Path(run))
     domains = scorable(folder) if score and folder.path.is_dir() else None
-    tribunal = Tribunal(_reference(network, spec, request, weights.parent, watcher), request)
+    tribunal = Tribunal(reference_of(network, spec, request, weights.parent, watcher), request)
     try:
         with tempfile.TemporaryDirectory(prefix="cpsl-export-") as place:
             workshop = Workshop(
@@ -92,7 +92,7 @@ def export(
                 network,
                 spec,
                 request,
-                calibration=lambda: _calibration(spec, request, weights.parent),
+                calibration=lambda: calibration_frames(spec, request, weights.parent),
                 judge=tribunal.judge_file,
             )
             trials = hold_trials(request.candidates(), workshop, tribunal, network, watcher)
@@ -159,7 +159,7 @@ def _check_replaceable(output: Path, spec: ModelSpec, *, overwrite: bool) -> Non
         )
 
 
-def _reference(
+def reference_of(
     network: Network, spec: ModelSpec, request: ExportRequest, run: Path, watcher: Watcher
 ) -> Reference:
     """The torch model's labels at the frame's own size, whatever the file gives: what a coarser output or
@@ -176,7 +176,7 @@ def _reference(
     )
 
 
-def _calibration(spec: ModelSpec, request: ExportRequest, run: Path) -> list[np.ndarray]:
+def calibration_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> list[np.ndarray]:
     """Frames uint8 (H, W, 3) BGR for INT8, of the target."""
     frames = open_frames(
         request.calibration,

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 pytest.importorskip("onnx", reason="needs the extra 'export'")
+
+from export_networks import Small, small_model, spec_for
+
+from cpsl_deploy.export.candidates import Candidate
+from cpsl_deploy.train.models import ARCHITECTURES, save_model
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = ("road", "sidewalk", "building", "pole", "tree", "sky", "car", "pedestrian")
 
 
-@pytest.fixture(scope="module")
-def real_pair() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_pair", BENCHMARKS / "real_pair.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def real_pair() -> ModuleType:
+    return script("real_pair")
 
 
 def measured(real_pair: ModuleType, source_only: float, adapted: float, oracle: float) -> dict:
@@ -46,3 +57,25 @@ def test_the_real_pair_s_means_gain_and_gap_closure(real_pair: ModuleType) -> No
     assert first["gap_closure"] == second["gap_closure"] == pytest.approx(0.5)
     mean = next(line for line in real_pair.markdown(summary).splitlines() if line.startswith("| mean |"))
     assert mean.endswith("| +12.2 | 50 % |") and f" {70 * 6.5 / 8:.1f} / 70.0 |" in mean
+
+
+def test_the_gate_of_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = script("export_gate")
+    monkeypatch.setitem(ARCHITECTURES, "small", Small)
+    monkeypatch.setattr(gate, "candidates_here", lambda contract: [Candidate()])
+    network = small_model()
+    run = tmp_path / "run"
+    run.mkdir()
+    save_model(run / "model.safetensors", network, spec_for(network))
+    arguments = [str(run), "-o", str(tmp_path / "gate")]
+    done = CliRunner().invoke(gate.main, arguments)
+    assert done.exit_code == 0, done.output
+    kinds = {
+        kind["name"]: kind for kind in json.loads((tmp_path / "gate/gate.json").read_text())["runs"]["run"]
+    }
+    assert set(kinds) == {"fp32 onnxruntime", "fp16 onnxruntime", "int8 symmetric onnxruntime"}
+    assert kinds["fp32 onnxruntime"]["speed"] == 1 and kinds["fp32 onnxruntime"]["agreement"] > 0.999
+    half, full = (kinds[f"{name} onnxruntime"]["bytes"] for name in ("fp16", "fp32"))
+    assert half < full
+    again = CliRunner().invoke(gate.main, arguments)
+    assert again.exit_code == 2 and "--overwrite" in again.output
