@@ -23,6 +23,7 @@ from cpsl_deploy.errors import InputError, ModelFileError
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models.base import Segmenter
 
+from .limits import check_output_stride
 from .upsampling import StripUpsampling, upsample_whole, winners, winners_probability
 
 
@@ -131,12 +132,7 @@ def _check(model: Segmenter, spec: ModelSpec, contract: Contract) -> None:
             f"the network gives {model.num_classes} classes and its spec names {len(spec.class_names)}. "
             "Export a file whose spec belongs to its weights."
         )
-    if contract.output_stride > spec.stride:
-        raise InputError(
-            "an output stride is at most the network's stride, beyond which labels would be thrown away; got "
-            f"{contract.output_stride}, and the network's is {spec.stride}. Give --output-stride "
-            f"{spec.stride} or less."
-        )
+    check_output_stride(spec, contract)
     if contract.precision == "int8":
         raise InputError(
             "a graph is traced in fp32 or fp16; got int8, which is made of an fp32 file with calibration "

@@ -9,12 +9,13 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from cpsl_deploy.contract import Contract
-from cpsl_deploy.errors import InputError, MissingExtraError, ModelFileError
+from cpsl_deploy.errors import MissingExtraError, ModelFileError
 from cpsl_deploy.files import atomic_path
 from cpsl_deploy.spec import METADATA_KEY, ModelSpec
 from cpsl_deploy.train.models.base import Segmenter
 
 from .deploy_graph import DeployGraph
+from .limits import check_limits
 from .operators import check_operators
 from .tracing import OPSET, trace
 
@@ -24,8 +25,6 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("onnx", "export", "exporting a model") from error
 
 __all__ = ["OPSET", "export_onnx", "onnx_model", "operator_counts", "read_metadata"]
-
-_SMALLEST_SIDE = 16
 
 
 def export_onnx(
@@ -68,12 +67,7 @@ def onnx_model(
     OpenVINO do not take.
     """
     contract = contract or Contract()
-    least = max(_SMALLEST_SIDE, spec.stride)
-    for what, sides in (("an exported size", size), ("a network size", contract.network_size)):
-        if sides is not None and min(sides) < least:
-            raise InputError(f"{what} is at least {least} pixels a side; got {sides[0]}x{sides[1]}")
-    if batch is not None and batch < 1:
-        raise InputError(f"an exported batch is 1 frame or more, or free; got {batch}")
+    check_limits(spec, contract=contract, size=size, batch=batch)
     proto = trace(DeployGraph(model, spec, contract=contract, size=size).cpu(), batch)
     values = {
         METADATA_KEY: spec.to_json(),

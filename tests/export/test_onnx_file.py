@@ -14,8 +14,8 @@ import torch
 from export_networks import CLASS_NAMES, PALETTE, RedSees, Small, small_model, spec_for
 
 from cpsl_deploy.errors import InputError, ModelFileError
-from cpsl_deploy.export.gate.agreement import torch_labels
 from cpsl_deploy.export.gate.frames import generated_frames
+from cpsl_deploy.export.gate.reference import torch_labels
 from cpsl_deploy.export.graph.onnx_file import export_onnx, operator_counts, read_metadata
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import build
@@ -135,7 +135,7 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_size_below_one_stride_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least 16 pixels a side; got 8x64"):
+    with pytest.raises(InputError, match="at least 16 pixels a side and at most 32768; got 8x64"):
         export_onnx(small_model(), spec_for(small_model()), tmp_path / "m.onnx", size=(8, 64))
 
 
