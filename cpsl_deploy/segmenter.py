@@ -290,6 +290,15 @@ def find_model(path: str | os.PathLike[str]) -> Path:
     raise ModelFileError(f"the folder {path} has no model.onnx. {hint}Make one with: cpsl-export {path}")
 
 
+def labels_of(segmenter: Segmenter, frame: np.ndarray, *, colour_order: str = "BGR") -> np.ndarray:
+    """Labels uint8 (H, W) of one frame uint8 (H, W, 3), whatever number of frames the file takes: one that
+    takes several gets the frame as often. Raises InputError as `Segmenter.predict`."""
+    if segmenter.backend.batch in (None, 1):
+        return segmenter.predict(frame, colour_order=colour_order).labels
+    frames = [frame] * segmenter.backend.batch
+    return segmenter.predict_batch(frames, colour_order=colour_order)[0].labels
+
+
 def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
     """(height, width) in pixels at which a frame of the given size is given to a file with free sizes.
 

@@ -11,6 +11,7 @@ import numpy as np
 from .. import metrics
 from ..classes import ClassSpace
 from ..errors import DataError
+from ..segmenter import labels_of
 from .latency import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def evaluate(
     confusion = np.zeros((classes, classes), np.int64)
     for i in range(len(joined)):
         progress("accuracy", i, len(joined))
-        predicted = segmenter.predict(joined.image(i), colour_order="RGB").labels
+        predicted = labels_of(segmenter, joined.image(i), colour_order="RGB")
         confusion += metrics.confusion_matrix(joined.label(i), predicted, classes)
     progress("accuracy", len(joined), len(joined))
     return ClassAccuracy(
