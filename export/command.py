@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cpsl_deploy.command_line import Command, parse_size
-from cpsl_deploy.contract import COLOUR_ORDERS, PRECISIONS
+from cpsl_deploy.contract import COLOUR_ORDERS, LABELS, LOGITS, OUTPUTS, PRECISIONS, Contract
 from cpsl_deploy.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from .request import ExportRequest
     from .result import ExportResult
+
+MAX_BATCH = 1024
 
 
 @click.command(cls=Command)
@@ -88,7 +91,12 @@ if TYPE_CHECKING:
     metavar="BxHxW[,BxHxW,BxHxW]",
     help="Frames that the engine takes: one size, or least, best and most.",
 )
-@click.option("--workspace-gib", type=float, metavar="GIB", help="GPU memory for the engine's scratch space.")
+@click.option(
+    "--workspace-gib",
+    type=click.FloatRange(0, 1024, min_open=True),
+    metavar="GIB",
+    help="GPU memory for the engine's scratch space.",
+)
 @click.option(
     "--triton",
     type=click.Path(path_type=Path),
@@ -110,15 +118,14 @@ def main(run: Path, output: Path | None, overwrite: bool, score: bool, **wanted:
     Exit code 3: it costs more than the budget. Exit code 2: anything else is wrong.
     """
     triton = wanted.pop("triton")
-    parsed = _parsed(wanted)
-    # Imported here: --help and a wrong --size need no torch.
     try:
+        request = _request(wanted)
+        # Imported here: --help and a wrong option need no torch.
         from cpsl_deploy.train.engine.progress import shown_progress
 
         from .exporter import export
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "exporting a model") from error
-    request = _request(parsed)
     # Some steps work for minutes: they say on what.
     logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
     with shown_progress() as watcher:
@@ -135,34 +142,44 @@ def main(run: Path, output: Path | None, overwrite: bool, score: bool, **wanted:
         click.echo(line)
 
 
-def _parsed(wanted: dict[str, Any]) -> dict[str, Any]:
-    """Texts as values, before anything slow is imported. Raises InputError."""
-    batch = wanted["batch"]
-    if batch != "free" and not (batch.isdecimal() and int(batch) > 0):
-        raise InputError(f"a batch is a number of frames, 1 or more, or free; got {batch!r}")
-    return {
-        **wanted,
-        "batch": None if batch == "free" else int(batch),
-        "size": parse_size(wanted["size"]) if wanted["size"] else None,
-        "resize": parse_size(wanted["resize"]) if wanted["resize"] else None,
-    }
-
-
-def _request(wanted: dict[str, Any]) -> Any:
-    from cpsl_deploy.contract import Contract
-
+def _request(wanted: dict[str, Any]) -> ExportRequest:
+    """The options' texts as values. Raises InputError for one that breaks its rule."""
+    contract = Contract(
+        colour_order=wanted.pop("colour_order"),
+        outputs=_outputs(wanted.pop("outputs")),
+        output_stride=int(wanted.pop("output_stride")),
+        network_size=_size(wanted.pop("resize")),
+        precision=wanted.pop("precision"),
+    )
+    batch, size, profile = wanted.pop("batch"), _size(wanted.pop("size")), wanted.pop("profile")
+    if batch != "free" and not (batch.isascii() and batch.isdecimal() and 0 < int(batch) <= MAX_BATCH):
+        raise InputError(f"a batch is a number of frames from 1 to {MAX_BATCH}, or free; got {batch!r}")
+    # The options checked so far need no package but click.
     from .request import ExportRequest
     from .tensorrt.profile import Profile
 
-    contract = Contract(
-        colour_order=wanted.pop("colour_order"),
-        outputs=tuple(wanted.pop("outputs").split(",")),
-        output_stride=int(wanted.pop("output_stride")),
-        network_size=wanted.pop("resize"),
-        precision=wanted.pop("precision"),
+    return ExportRequest(
+        contract=contract,
+        size=size,
+        batch=None if batch == "free" else int(batch),
+        profile=Profile.from_text(profile) if profile else None,
+        **wanted,
     )
-    profile = wanted.pop("profile")
-    return ExportRequest(contract=contract, profile=Profile.from_text(profile) if profile else None, **wanted)
+
+
+def _outputs(text: str) -> tuple[str, ...]:
+    """In the contract's order, whatever order they are given in."""
+    names = [name.strip() for name in text.split(",")]
+    if len(set(names)) != len(names) or not set(names) <= set(OUTPUTS) or not {LABELS, LOGITS} & set(names):
+        raise InputError(
+            f"--outputs are some of {', '.join(OUTPUTS)}, with commas, and labels or logits among them; got "
+            f"{text!r}"
+        )
+    return tuple(name for name in OUTPUTS if name in names)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    return parse_size(text) if text else None
 
 
 def summary(result: ExportResult) -> list[str]:
@@ -205,7 +222,8 @@ def summary(result: ExportResult) -> list[str]:
         lines.append(f"mIoU        {_scores(result)}")
     if result.engine:
         built = "up to date" if result.engine.reused else f"built in {result.engine.build_s:.0f} s"
-        lines.append(f"engine      {result.engine.path} ({built})")
+        agreement = result.engine_verdict.agreement.share if result.engine_verdict else 1.0
+        lines.append(f"engine      {result.engine.path} ({built}), agreement {agreement:.4%}")
     if result.repository:
         lines.append(f"triton      tritonserver --model-repository={result.repository.path}")
     return lines

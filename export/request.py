@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpsl_deploy.contract import LABELS, Contract
+from cpsl_deploy.contract import LOGITS, Contract
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.spec import ModelSpec
 
@@ -26,7 +26,7 @@ class ExportRequest:
     """What the file takes and gives, and its precision."""
     size: tuple[int, int] | None = None
     """(height, width) of frames in pixels, fixed in the file; None leaves it free. Where the size must be
-    fixed (INT8, ``auto``, ``trt``) None is the size that the network saw in training."""
+    fixed (INT8, ``auto``, ``trt``) None is the profile's, or what the network saw in training."""
     batch: int | None = 1
     """Frames at once, fixed in the file; None leaves it free."""
     auto: bool = False
@@ -63,20 +63,45 @@ class ExportRequest:
             raise InputError(f"INT8 is made for {' or '.join(SCHEMES)}; got {self.scheme!r}")
         if self.calibration_frames < 1:
             raise InputError(f"INT8 is calibrated on 1 frame or more; got {self.calibration_frames}")
+        if self.auto and self.trt:
+            raise InputError(
+                "auto tries TensorRT engines by itself where there is a GPU, and trt builds one whatever is "
+                "chosen. Leave one."
+            )
+        self._check_profile()
         self.budget("fp32", labelled=True)
+
+    def _check_profile(self) -> None:
+        """Now rather than when the engine is built, which is minutes later."""
+        if not (self.trt or self.auto) and (self.profile is not None or self.workspace_gib is not None):
+            given = "profile" if self.profile is not None else "limit of the workspace"
+            raise InputError(f"a {given} is for building a TensorRT engine. Give --trt, or leave it out.")
+        if self.profile is None:
+            return
+        self.profile.require_fit((self.batch, *(self.size or (None, None))), "the exported file")
+        fixed = "auto" if self.auto else "INT8" if self.contract.precision == "int8" else ""
+        if fixed and self.profile.size is None:
+            raise InputError(
+                f"with {fixed} the file has one frame size, and the profile {self.profile} has several. Give "
+                "a profile with one height and width."
+            )
 
     def candidates(self) -> list[Candidate]:
         """What is made and tried, the one asked for first."""
         if self.auto:
             return candidates_here(self.contract)
         scheme = self.scheme or ("tensorrt" if self.trt else "cpu")
-        logits_only = LABELS not in self.contract.outputs
+        logits_only = self.contract.outputs == (LOGITS,)
         return [Candidate(precision=self.contract.precision, scheme=scheme, logits_only=logits_only)]
 
     def file_size(self, spec: ModelSpec) -> tuple[int, int] | None:
         """(height, width) of the file's frames; None if free."""
+        if self.size is not None:
+            return self.size
+        if self.profile is not None:
+            return self.profile.size
         fixed = self.auto or self.trt or self.contract.precision == "int8"
-        return self.size or (spec.size if fixed and self.profile is None else None)
+        return spec.size if fixed else None
 
     def budget(self, precision: str, *, labelled: bool) -> Budget:
         """What a file of a precision may cost. Labels coarser than the frame cost as those of INT8 may."""

@@ -68,6 +68,8 @@ class ExportResult:
         speed, precision = self.chosen.speed, self.contract.precision
         if len(self.trials) > 1 or speed is None or speed.ratio >= 1 or precision == "fp32":
             return ""
+        if self.chosen.candidate.precision == "int8" and self.chosen.candidate.scheme == "tensorrt":
+            return ""  # it is not for a CPU
         return (
             f"on this machine's CPU {precision} is slower than fp32 ({speed.ratio:.2f} times as fast): "
             "export without --precision for it, or with --auto"
@@ -91,12 +93,18 @@ class ExportResult:
             "advice": self.advice,
             "candidates": [trial.gated.as_dict() for trial in self.trials],
             "layers": layer_costs(self.kept),
+            "engine": self._engine(),
             "seconds": round(self.seconds, 1),
             "versions": {
                 "python": platform.python_version(),
                 **{name: package.__version__ for name, package in packages.items()},
             },
         }
+
+    def _engine(self) -> dict[str, Any] | None:
+        if self.engine is None or self.engine_verdict is None:
+            return None
+        return {"file": self.engine.path.name, **self.engine_verdict.as_dict()}
 
     def input_shape(self) -> list[int | str]:
         """Of ``image``, with a name for each side that is free."""

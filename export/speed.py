@@ -38,10 +38,12 @@ def compare_speed(
     *,
     rounds: int = ROUNDS,
     warm_up: int = WARM_UP,
+    at_once: int = 1,
 ) -> dict[str, Speed]:
     """Time files on the same frames, uint8 (H, W, 3) BGR; the first of them is the yardstick.
 
-    ``files``: what takes a frame to its labels, by name, for example an opened file's ``predict``.
+    ``files``: what takes a frame to its labels, by name, for example an opened file's ``predict``; each does
+    the work of ``at_once`` frames, if the files have a fixed batch.
     Each round runs one frame through every file, in an order that turns with the rounds: after a pause, in
     which the threads of the file before stop waiting for more, once untimed and once timed. Raises InputError
     without files, frames or rounds.
@@ -64,7 +66,7 @@ def compare_speed(
             files[name](frame)
             began = time.perf_counter()
             files[name](frame)
-            times[name][i] = 1e3 * (time.perf_counter() - began)
+            times[name][i] = 1e3 * (time.perf_counter() - began) / at_once
     yardstick = times[names[0]]
     return {name: _speed(yardstick, times[name]) for name in names}
 

@@ -6,23 +6,25 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import cpsl_deploy
-from cpsl_deploy.errors import UnavailableError
-from cpsl_deploy.segmenter import Segmenter
+from cpsl_deploy.errors import ModelFileError, UnavailableError
+from cpsl_deploy.segmenter import Segmenter, labels_of
 from cpsl_deploy.train.engine.loop import Watcher
 from cpsl_deploy.train.models.base import Segmenter as Network
 
 from .candidates import YARDSTICK, Candidate
 from .gate.blame import find_blame
 from .gate.budget import Budget
+from .gate.frames import Frames, half_size
 from .gate.judge import Verdict, judge
-from .gate.reference import Reference
+from .gate.probe import Probe
+from .gate.reference import Reference, make_reference
 from .gate.report import Gated
 from .request import ExportRequest
 from .speed import Speed, compare_speed
@@ -38,6 +40,12 @@ class Trial:
     candidate: Candidate
     path: Path
     gated: Gated
+    reference: Reference = field(repr=False)
+    """What its verdict compares it with."""
+    worst_labels: np.ndarray = field(repr=False)
+    """uint8 (H, W): the file's of the frame ``gated.verdict.worst_frame`` of the reference."""
+    at_half_size: bool = False
+    """Whether the verdict is of a frame at half the size, because the file is within budget at its own."""
     speed: Speed | None = None
     """Against the float32 file in onnxruntime; None if nothing was timed."""
 
@@ -70,13 +78,6 @@ class Tribunal:
             return self.judge(segmenter)
 
 
-def labels_of(segmenter: Segmenter, frame: np.ndarray) -> np.ndarray:
-    """Labels uint8 (H, W) of one frame uint8 (H, W, 3) BGR, whatever number of frames the file takes."""
-    if segmenter.backend.batch in (None, 1):
-        return segmenter.predict(frame).labels
-    return segmenter.predict_batch([frame] * segmenter.backend.batch)[0].labels
-
-
 def hold_trials(
     candidates: Sequence[Candidate],
     workshop: Workshop,
@@ -86,19 +87,23 @@ def hold_trials(
 ) -> list[Trial]:
     """Make and judge every candidate's file, and time those that pass if there is anything to compare.
 
-    Of several, those that turn out not to run here are left out, with a message. Raises UnavailableError for
-    a single one that does not run.
+    Of several, those that turn out not to run here, and those that a library refuses, are left out, with a
+    message. Raises UnavailableError or ModelFileError for a single one and for the yardstick, and
+    UnavailableError if nothing is left.
     """
     trials = []
     for candidate in candidates:
         watcher.message(f"{candidate.name}: making the file and comparing it with the model")
         try:
             trials.append(_trial(candidate, workshop, tribunal, network))
-        except UnavailableError as error:
-            if len(candidates) == 1:
+        except (UnavailableError, ModelFileError) as error:
+            if len(candidates) == 1 or candidate == YARDSTICK:
                 raise
             watcher.message(f"{candidate.name} is left out: {error}")
-    if len(candidates) > 1 or candidates[0].precision != "fp32":
+    if not trials:
+        raise UnavailableError("none of the candidates runs on this machine; the messages above say why")
+    passes = any(trial.passed for trial in trials)
+    if passes and (len(candidates) > 1 or candidates[0].precision != "fp32"):
         watcher.message("timing the files that pass, in turns")
         trials = _timed(trials, workshop, tribunal)
     return trials
@@ -111,14 +116,17 @@ def chosen(trials: Sequence[Trial]) -> Trial | None:
 
 
 def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network: Network) -> Trial:
-    path = workshop.file(candidate)
+    path, reference = workshop.file(candidate), tribunal.reference
     with workshop.open(candidate) as segmenter:
         verdict = tribunal.judge(segmenter, candidate.backend_precision)
+        worst_labels = labels_of(segmenter, reference.frames.read(verdict.worst_frame)[0])
+    half = _at_half_size(path, tribunal, network) if verdict.passed else None
+    if half is not None:
+        reference, verdict, worst_labels = half
     blame = None
     if not verdict.passed:
-        worst = [verdict.worst_frame]
         original = workshop.float_file(candidate)
-        blame = find_blame(path, network, tribunal.reference, frames=worst, float_file=original)
+        blame = find_blame(path, network, reference, frames=[verdict.worst_frame], float_file=original)
     found = workshop.kept(candidate)
     gated = Gated(
         name=candidate.name,
@@ -129,7 +137,39 @@ def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network
         blame=blame,
         kept_layers=tuple(cost.parameter for cost in found.costs if cost.kept) if found else (),
     )
-    return Trial(candidate=candidate, path=path, gated=gated)
+    return Trial(
+        candidate=candidate,
+        path=path,
+        gated=gated,
+        reference=reference,
+        worst_labels=worst_labels,
+        at_half_size=half is not None,
+    )
+
+
+def _at_half_size(
+    path: Path, tribunal: Tribunal, network: Network
+) -> tuple[Reference, Verdict, np.ndarray] | None:
+    """What is wrong with a file that takes any size when a frame has about half of it: the reference there,
+    the verdict, and the file's labels uint8 (H, W). None if nothing is.
+
+    The runtime would bring the frame back to the usual size, so the file is run without it. A frame is too
+    few pixels for the IoU of classes.
+    """
+    probe = Probe(path)
+    if not probe.takes_any_size:
+        return None
+    frame = half_size(tribunal.reference.frames.read(0)[0])
+    height, width = frame.shape[:2]
+    described = f"the first of {tribunal.reference.described}, at {height}x{width}"
+    frames = Frames.of([frame], described=described)
+    reference = make_reference(network, probe.spec, frames, contract=probe.contract)
+    labels = probe.labels(frame)
+    budget = dataclasses.replace(
+        tribunal.budget(probe.contract.precision), max_iou_drop=100, max_class_iou_drop=100
+    )
+    verdict = judge([labels], reference, budget)
+    return None if verdict.passed else (reference, verdict, labels)
 
 
 def _timed(trials: Sequence[Trial], workshop: Workshop, tribunal: Tribunal) -> list[Trial]:
@@ -137,11 +177,13 @@ def _timed(trials: Sequence[Trial], workshop: Workshop, tribunal: Tribunal) -> l
     passing = [trial.candidate for trial in trials if trial.passed and trial.candidate != YARDSTICK]
     frames = list(itertools.islice(tribunal.reference.frames.images(), SPEED_FRAMES))
     with contextlib.ExitStack() as opened:
-        files = {
-            candidate.name: partial(labels_of, opened.enter_context(workshop.open(candidate)))
+        segmenters = {
+            candidate.name: opened.enter_context(workshop.open(candidate))
             for candidate in (YARDSTICK, *passing)
         }
-        speeds = compare_speed(files, frames)
+        at_once = segmenters[YARDSTICK.name].backend.batch or 1
+        files = {name: partial(labels_of, segmenter) for name, segmenter in segmenters.items()}
+        speeds = compare_speed(files, frames, at_once=at_once)
     return [
         dataclasses.replace(
             trial,

@@ -52,15 +52,15 @@ class Workshop:
 
     def file(self, candidate: Candidate) -> Path:
         """The candidate's ONNX file. Raises what exporting and quantising raise."""
+        contract = contract_of(candidate, self._request.contract)
         scheme = candidate.scheme if candidate.precision == "int8" else ""
-        logits = "-logits" if candidate.logits_only else ""
-        path = self._folder / f"{candidate.precision}{scheme}{logits}.onnx"
+        # Named by what is in it, so that candidates that differ in what runs them share one file.
+        path = self._folder / f"{'-'.join((candidate.precision + scheme, *contract.outputs))}.onnx"
         if path.exists():
             return path
         if candidate.precision == "int8":
             return self._quantised(candidate, path)
         _log.info("exporting the network, %s", candidate.precision)
-        contract = contract_of(candidate, self._request.contract)
         size, batch = self._request.file_size(self._spec), self._request.batch
         return export_onnx(self._network, self._spec, path, contract=contract, size=size, batch=batch)
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Frames:
     read: Callable[[int], Pair] = dataclasses.field(repr=False)
     """Frame and truth by index. Raises DataError for a file that cannot be read."""
     has_truth: bool = False
+    generated: bool = False
+    """Nobody's camera: no image of the target could be found."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -72,21 +75,27 @@ def open_frames(
     count: int = COUNT,
     labelled_count: int = LABELLED_COUNT,
     trained: bool = False,
+    native: bool = False,
+    option: str = "--frames",
 ) -> Frames:
     """Real frames of the target: up to ``labelled_count`` with labels if there are any, else ``count``.
 
     They are spread over a dataset, and of ``size`` = (height, width), the file's own; None brings each to
-    `runtime_size`, as the runtime does for a file with free sizes. Ground truth is resized with nearest
-    neighbour and joined to the model's classes by name.
+    `segmenter.runtime_size`, as the runtime does for a file with free sizes. Ground truth is resized with
+    nearest neighbour and joined to the model's classes by name.
 
     ``reference``: a dataset as the training commands take it. None takes the labelled validation images of
     ``run`` (a run folder), else the target the model was adapted to, if run or spec name one that can still
-    be read, and generated frames otherwise (the words say so). ``trained``: of a run, the images that it
-    trained on instead of the validation images. Raises DataError if a given reference cannot be read.
+    be read, and generated frames otherwise (the words say so). ``trained``: the images that a run trained on
+    instead of the validation images, the split ``train`` of a reference. ``native``: where ``size`` is None,
+    frames stay as large as the camera gives them, for a file that resizes them itself. ``option``: of the
+    command, for messages. Raises DataError if a given reference cannot be read.
     """
+    of_dataset = partial(
+        _of_dataset, spec=spec, size=size, count=count, labelled_count=labelled_count, native=native
+    )
     if reference is not None:
-        dataset = _open(str(reference))
-        return _of_dataset(dataset, str(reference), spec, size, count, labelled_count)
+        return of_dataset(_open(str(reference), trained=trained), str(reference))
     target = _remembered_target(run, trained=trained) or spec.provenance.get("target")
     why = "the model does not say what it was adapted to"
     if isinstance(target, str):
@@ -94,12 +103,16 @@ def open_frames(
     if isinstance(target, dict):
         name = str(target.get("reference"))
         try:
-            return _of_dataset(_open(**target), name, spec, size, count, labelled_count)
+            return of_dataset(_open(**target, trained=trained), name)
         except DataError as error:
             _log.info("frames are generated, because %s cannot be read: %s", name, error)
             why = f"the model's target {name} cannot be read"
-    described = f"{count} generated frames, because {why} (--frames names others)"
-    return Frames.of(list(generated_frames(size or spec.size, count)), described=described)
+    described = f"{count} generated frames, because {why} ({option} names others)"
+    # A native frame is larger than the network's image, so that there is something to resize.
+    height, width = spec.size
+    size = size or ((3 * height // 2, 3 * width // 2) if native else spec.size)
+    frames = Frames.of(list(generated_frames(size, count)), described=described)
+    return dataclasses.replace(frames, generated=True)
 
 
 def _remembered_target(run: Path | None, *, trained: bool) -> dict[str, Any] | None:
@@ -119,15 +132,24 @@ def _remembered_target(run: Path | None, *, trained: bool) -> dict[str, Any] | N
         ) from error
 
 
-def _open(reference: str, root: str | None = None, split: str | None = None, **sampling: Any) -> Dataset:
-    """A target's split; without one, ``val`` if there is one, because the network did not train on it.
+def _open(
+    reference: str,
+    root: str | None = None,
+    split: str | None = None,
+    *,
+    trained: bool = False,
+    **sampling: Any,
+) -> Dataset:
+    """A target's split; without one, ``val`` if there is one, because the network did not train on it, or
+    with ``trained`` the split ``train``.
 
     ``sampling``: how the run sampled a drive, so that its frames are found and not sampled again.
     """
     place = Path(root) if root else None
     if split is None:
         splits = dataset_splits(reference, root=place)
-        split = "val" if "val" in splits else splits[0]
+        wanted = "train" if trained else "val"
+        split = wanted if wanted in splits else splits[0]
     return open_dataset(reference, split, root=place, role="target", **sampling)
 
 
@@ -138,11 +160,12 @@ def _of_dataset(
     size: tuple[int, int] | None,
     count: int,
     labelled_count: int,
+    native: bool,
 ) -> Frames:
     """Frames at equal distances, because neighbours in a drive look alike."""
     common = dataset.classes is not None and set(dataset.classes.names) & set(spec.class_names)
     labelled = bool(dataset.has_labels and common)
-    height, width = size or spec.size
+    height, width = size or (dataset.image_size(0) if native else spec.size)
     most = max(1, MOST_PIXELS // (height * width))
     count = min(labelled_count if labelled else count, len(dataset), most)
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
@@ -150,7 +173,8 @@ def _of_dataset(
 
     def read(i: int) -> Pair:
         image = np.ascontiguousarray(joined.image(indices[i])[..., ::-1])
-        wanted = size or runtime_size(spec, *image.shape[:2])
+        own = image.shape[:2]
+        wanted = size or (own if native else runtime_size(spec, *own))
         truth = joined.label(indices[i]) if labelled else None
         return resized(image, wanted), truth if truth is None else resized_labels(truth, wanted)
 

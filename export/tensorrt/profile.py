@@ -60,6 +60,11 @@ class Profile:
             )
         return cls(min=shapes[0], opt=shapes[len(shapes) // 2], max=shapes[-1])
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels if there is one alone; None if several are allowed."""
+        return self.opt[1:] if self.min[1:] == self.max[1:] else None
+
     def __str__(self) -> str:
         shapes = ["x".join(map(str, shape)) for shape in (self.min, self.opt, self.max)]
         return shapes[0] if len(set(shapes)) == 1 else ",".join(shapes)
