@@ -180,7 +180,7 @@ def test_a_fixed_file_never_holds_the_frames_logits() -> None:
         ({"output_stride": 8}, {}, "at most the network's stride.*got 8, and the network's is 4"),
         ({"precision": "int8"}, {}, "traced in fp32 or fp16; got int8"),
         ({}, {"batch": 0}, "batch is 1 frame or more, or free; got 0"),
-        ({}, {"size": (8, 64)}, "an exported size is at least 16 pixels a side; got 8x64"),
+        ({}, {"size": (8, 64)}, "an exported size is at least 16 pixels a side and at most 32768; got 8x64"),
     ],
 )
 def test_refusals(contract: dict[str, object], arguments: dict[str, object], message: str) -> None:
