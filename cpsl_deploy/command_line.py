@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from typing import Any
 
 import click
@@ -50,9 +51,10 @@ def _in_words(error: OSError) -> str:
 
 def parse_size(text: str) -> tuple[int, int]:
     """``HxW`` as (height, width) in pixels. Raises InputError for anything else."""
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()) or min(int(height), int(width)) < 16:
+    sides = re.fullmatch("([0-9]{1,6})x([0-9]{1,6})", text.lower())
+    if sides is None or min(int(sides[1]), int(sides[2])) < 16:
         raise InputError(
-            f"a size is written HEIGHTxWIDTH in pixels, each 16 or more, for example 512x1024; got {text!r}"
+            "a size is written HEIGHTxWIDTH in pixels, each 16 or more, for example 512x1024; got "
+            f"{text[:80]!r}"
         )
-    return int(height), int(width)
+    return int(sides[1]), int(sides[2])

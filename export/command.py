@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +153,8 @@ def _request(wanted: dict[str, Any]) -> ExportRequest:
         precision=wanted.pop("precision"),
     )
     batch, size, profile = wanted.pop("batch"), _size(wanted.pop("size")), wanted.pop("profile")
-    if batch != "free" and not (batch.isascii() and batch.isdecimal() and 0 < int(batch) <= MAX_BATCH):
-        raise InputError(f"a batch is a number of frames from 1 to {MAX_BATCH}, or free; got {batch!r}")
+    if batch != "free" and not (re.fullmatch("[0-9]{1,4}", batch) and 0 < int(batch) <= MAX_BATCH):
+        raise InputError(f"a batch is a number of frames from 1 to {MAX_BATCH}, or free; got {batch[:80]!r}")
     # The options checked so far need no package but click.
     from .request import ExportRequest
     from .tensorrt.profile import Profile
@@ -173,7 +174,7 @@ def _outputs(text: str) -> tuple[str, ...]:
     if len(set(names)) != len(names) or not set(names) <= set(OUTPUTS) or not {LABELS, LOGITS} & set(names):
         raise InputError(
             f"--outputs are some of {', '.join(OUTPUTS)}, with commas, and labels or logits among them; got "
-            f"{text!r}"
+            f"{text[:80]!r}"
         )
     return tuple(name for name in OUTPUTS if name in names)
 

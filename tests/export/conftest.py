@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -11,6 +12,8 @@ from export_networks import small_model, spec_for
 from stand_in_tensorrt import Driver, FakeTensorRT
 
 from cpsl_deploy.backends import gpu
+from cpsl_deploy.contract import Contract
+from cpsl_deploy.export import workshop
 from cpsl_deploy.export.graph.onnx_file import export_onnx
 
 
@@ -58,3 +61,28 @@ def trt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     fake = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
+
+
+@pytest.fixture(scope="session")
+def _traced() -> dict[tuple[Any, ...], bytes]:
+    return {}
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch, _traced: dict[tuple[Any, ...], bytes]) -> list[Contract]:
+    """Exports of saved weights share their traced files, because tracing takes seconds. Returns the contracts
+    that are asked for."""
+    asked: list[Contract] = []
+
+    def shared(model: Any, spec: Any, path: Path, *, contract: Contract, **options: Any) -> Path:
+        assert spec.weights_sha256, "which weights would it be of?"
+        asked.append(contract)
+        key = (type(model), spec.to_json(), contract, *options.items())
+        if key not in _traced:
+            export_onnx(model, spec, path, contract=contract, **options)
+            _traced[key] = path.read_bytes()
+        path.write_bytes(_traced[key])
+        return path
+
+    monkeypatch.setattr(workshop, "export_onnx", shared)
+    return asked
