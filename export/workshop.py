@@ -31,7 +31,7 @@ class Workshop:
     """Makes files for candidates.
 
     ``folder``: empty, for the files. ``calibration``: gives frames uint8 (H, W, 3) BGR of the file's size;
-    asked for once, if INT8 is made. ``judge``: the gate's verdict on a file, for the search of layers to keep
+    asked for when INT8 is made. ``judge``: the gate's verdict on a file, for the search of layers to keep
     in float.
     """
 

@@ -75,8 +75,8 @@ class Profile:
             if wanted is not None and set(limits) != {wanted}:
                 raise InputError(
                     f"{origin} takes a {axis} of {wanted} only, and the profile asks for "
-                    f"{' to '.join(map(str, sorted({limits[0], limits[-1]})))}. Export it with a free {axis}, or leave "
-                    "the profile out"
+                    f"{' to '.join(map(str, sorted({limits[0], limits[-1]})))}. Export it with a free {axis}, "
+                    "or leave the profile out"
                 )
 
 

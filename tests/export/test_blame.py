@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
 from cpsl_deploy.export.gate.blame import NETWORK, PRE_PROCESSING, STEPS, UPSAMPLING, Blame, find_blame
-from cpsl_deploy.export.gate.frames import Frames, generated_frames
 from cpsl_deploy.export.gate.budget import Budget
+from cpsl_deploy.export.gate.frames import Frames, generated_frames
 from cpsl_deploy.export.gate.judge import judge
 from cpsl_deploy.export.gate.layers import layer_noise
 from cpsl_deploy.export.gate.probe import Probe
