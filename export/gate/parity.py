@@ -21,7 +21,7 @@ from cpsl_deploy.data import Dataset
 from cpsl_deploy.data.dataset import Item
 from cpsl_deploy.errors import AccuracyError, DataError, InputError, ModelFileError
 from cpsl_deploy.media import open_source
-from cpsl_deploy.segmenter import Segmenter
+from cpsl_deploy.segmenter import Segmenter, labels_of
 from cpsl_deploy.train.models import Segmenter as Network
 from cpsl_deploy.train.reporting.markdown import table
 from cpsl_deploy.train.samples import WorkingImages
@@ -168,7 +168,7 @@ def fed_frame(segmenter: Segmenter, frame: np.ndarray) -> np.ndarray:
 
     vars(backend)["infer"] = watched
     try:
-        segmenter.predict(frame)
+        labels_of(segmenter, frame)
     finally:
         del vars(backend)["infer"]
     image = seen[0]

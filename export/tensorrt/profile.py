@@ -73,10 +73,10 @@ class Profile:
         """Raise InputError if a model's input is fixed on an axis to something else than this profile."""
         for axis, wanted, *limits in zip(_AXES, shape, self.min, self.opt, self.max, strict=True):
             if wanted is not None and set(limits) != {wanted}:
+                asked = " to ".join(map(str, sorted({limits[0], limits[-1]})))
                 raise InputError(
-                    f"{origin} takes a {axis} of {wanted} only, and the profile asks for "
-                    f"{' to '.join(map(str, sorted({limits[0], limits[-1]})))}. Export it with a free {axis}, "
-                    "or leave the profile out"
+                    f"{origin} takes a {axis} of {wanted} only, and the profile asks for {asked}. Export it "
+                    f"with a free {axis}, or leave the profile out"
                 )
 
 

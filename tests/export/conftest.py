@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from export_networks import small_model, spec_for
+from click.testing import CliRunner, Result
+from export_networks import Small, small_model, spec_for
+from exported_files import Export, planted
+from finished_run import Run, finished_run
 from stand_in_tensorrt import Driver, FakeTensorRT
 
 from cpsl_deploy.backends import gpu
 from cpsl_deploy.contract import Contract
-from cpsl_deploy.export import workshop
+from cpsl_deploy.export import trials, workshop
+from cpsl_deploy.export.command import main
 from cpsl_deploy.export.graph.onnx_file import export_onnx
+from cpsl_deploy.train.models import ARCHITECTURES
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +92,31 @@ def traced_once(monkeypatch: pytest.MonkeyPatch, _traced: dict[tuple[Any, ...], 
 
     monkeypatch.setattr(workshop, "export_onnx", shared)
     return asked
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of a tiny network. It is for reading; ``folder`` is a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "small", Small)
+        return finished_run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def folder(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder of its own, whose target has labelled validation images."""
+    monkeypatch.setitem(ARCHITECTURES, "small", Small)
+    return Path(shutil.copytree(finished.folder.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def export(folder: Path, traced_once: list[Contract], monkeypatch: pytest.MonkeyPatch) -> Export:
+    """``cpsl-export`` of the run with options and the exit code that is expected; all files are as fast."""
+    monkeypatch.setattr(trials, "compare_speed", planted({}))
+
+    def export(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [str(folder), "--no-score", *map(str, arguments)])
+        assert result.exit_code == code, result.output
+        return result
+
+    return export

@@ -10,6 +10,8 @@ import pytest
 
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError
+from cpsl_deploy.export import request
+from cpsl_deploy.export.candidates import Candidate
 from cpsl_deploy.export.request import ExportRequest
 from cpsl_deploy.export.tensorrt.profile import Profile
 from cpsl_deploy.spec import ModelSpec
@@ -43,8 +45,10 @@ def test_the_frame_size_of_the_file(values: dict[str, Any], size: tuple[int, int
 @pytest.mark.parametrize(
     ("values", "rule"),
     [
-        ({"auto": True, "contract": INT8}, "auto chooses the precision, and int8 was asked for"),
+        ({"auto": True, "contract": INT8}, "auto chooses the precision, and int8 is asked for"),
         ({"auto": True, "trt": True}, "auto tries TensorRT engines by itself"),
+        ({"scheme": "tensorrt"}, "goes with the precision int8; got fp32"),
+        ({"calibration": "photos"}, "calibration is for INT8, and a file in fp32 has none"),
         ({"scheme": "gpu"}, "INT8 is made for cpu or tensorrt; got 'gpu'"),
         ({"calibration_frames": 0}, "1 frame or more; got 0"),
         ({"min_agreement": 99.0}, "share from 0 to 1.*got 99"),
@@ -64,24 +68,25 @@ def test_what_does_not_go_together_is_told_at_once(values: dict[str, Any], rule:
 
 
 @pytest.mark.parametrize(
-    ("values", "scheme", "logits_only"),
+    ("values", "scheme"),
     [
-        ({"contract": INT8}, "cpu", False),
-        ({"contract": INT8, "trt": True}, "tensorrt", False),
-        ({"contract": INT8, "trt": True, "scheme": "cpu"}, "cpu", False),
-        ({"contract": INT8, "scheme": "tensorrt"}, "tensorrt", False),
-        ({"contract": Contract(outputs=("logits",))}, "cpu", True),
-        ({"contract": Contract(outputs=("confidence", "logits"))}, "cpu", False),
+        ({"contract": INT8}, "cpu"),
+        ({"contract": INT8, "trt": True}, "tensorrt"),
+        ({"contract": INT8, "trt": True, "scheme": "cpu"}, "cpu"),
+        ({"contract": INT8, "scheme": "tensorrt"}, "tensorrt"),
     ],
 )
-def test_a_single_candidate_is_what_was_asked_for(
-    values: dict[str, Any], scheme: str, logits_only: bool
-) -> None:
-    request = ExportRequest(**values)
-    (candidate,) = request.candidates()
-    assert (candidate.scheme, candidate.logits_only) == (scheme, logits_only)
-    assert candidate.precision == request.contract.precision
+def test_a_single_candidate_is_what_was_asked_for(values: dict[str, Any], scheme: str) -> None:
+    (candidate,) = ExportRequest(**values).candidates()
+    assert (candidate.precision, candidate.scheme) == ("int8", scheme)
     assert (candidate.backend, candidate.device) == ("onnxruntime", "cpu")
+
+
+def test_a_server_runs_nothing_in_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Candidate(), Candidate(backend="openvino", backend_precision="f32")
+    monkeypatch.setattr(request, "candidates_here", lambda: list(usual))
+    auto = ExportRequest(auto=True)
+    assert auto.candidates() == list(usual) and auto.candidates(served=True) == [Candidate()]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cpsl_deploy.export.graph.onnx_file import read_metadata
 from cpsl_deploy.export.request import ExportRequest
 from cpsl_deploy.export.workshop import Workshop
 
-INT8, INT8_LOGITS = Candidate(precision="int8"), Candidate(precision="int8", logits_only=True)
+INT8 = Candidate(precision="int8")
 ENGINE = Candidate(backend="tensorrt", device="cuda", scheme="tensorrt")
 
 
@@ -52,7 +52,8 @@ class Making:
 @pytest.fixture
 def making(tmp_path: Path, traced_once: list[Contract]) -> Iterator[Any]:
     def make(**request: Any) -> Making:
-        return Making(tmp_path, ExportRequest(size=(64, 96), **request))
+        (tmp_path / "files").mkdir()
+        return Making(tmp_path / "files", ExportRequest(size=(64, 96), **request))
 
     yield make
 
@@ -68,23 +69,14 @@ def test_a_file_is_made_once(making: Any, traced_once: list[Contract]) -> None:
         assert segmenter.spec.weights_sha256 == "12ab"
 
 
-def test_where_logits_alone_are_wanted_the_yardstick_is_the_same_file(
-    making: Any, traced_once: list[Contract]
-) -> None:
-    made = making(contract=Contract(outputs=("logits",)))
-    assert made.workshop.file(Candidate(logits_only=True)) == made.workshop.file(YARDSTICK)
-    assert [contract.outputs for contract in traced_once] == [("logits",)]
-
-
-def test_one_search_serves_the_files_with_and_without_labels(making: Any) -> None:
+def test_layers_are_searched_once(making: Any) -> None:
     made = making()
     assert made.workshop.kept(INT8) is None
-    paths = [made.workshop.file(candidate) for candidate in (INT8, INT8_LOGITS)]
-    assert len(made.judged) == 1
-    assert [read_metadata(path)["outputs"] for path in paths] == ["labels", "logits"]
-    assert {read_metadata(path)["precision"] for path in paths} == {"int8"}
-    assert made.workshop.kept(INT8) is made.workshop.kept(INT8_LOGITS) is not None
-    assert made.workshop.kept(YARDSTICK) is None
+    path = made.workshop.file(INT8)
+    assert made.workshop.file(Candidate(precision="int8", backend="openvino")) == path
+    assert len(made.judged) == 1 == len(made.calibrations)
+    assert read_metadata(path)["precision"] == "int8"
+    assert made.workshop.kept(INT8) is not None and made.workshop.kept(YARDSTICK) is None
     float_file = made.workshop.float_file(INT8)
     assert float_file is not None and read_metadata(float_file)["precision"] == "fp32"
 
@@ -126,7 +118,7 @@ def test_an_engine_is_built_once_beside_its_file(making: Any, trt: FakeTensorRT)
     engine = made.workshop.engine(ENGINE)
     assert made.workshop.engine(ENGINE).path == engine.path and trt.calls["builds"] == 1
     assert trt.calls["pool"][1] == 2 * 2**30
-    assert set(contents(made.folder)) == {"fp32-labels.onnx", "fp32-labels.engine", "fp32-labels.engine.json"}
+    assert set(contents(made.folder)) == {"fp32.onnx", "fp32.engine", "fp32.engine.json"}
 
 
 def test_an_engine_without_a_gpu_is_unavailable(making: Any, monkeypatch: pytest.MonkeyPatch) -> None:
