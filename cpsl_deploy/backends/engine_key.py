@@ -6,6 +6,7 @@ something else. So the key is compared before the file is opened, part by part, 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
@@ -13,16 +14,27 @@ from ..errors import ModelFileError
 from ..files import sha256
 from .gpu import Gpu, nvidia_gpu
 
+_log = logging.getLogger(__name__)
+
 ONNX_SHA256, ENGINE_SHA256 = "onnx_sha256", "engine_sha256"
 PROFILE, WORKSPACE = "profile", "workspace_gib"
-_TENSORRT, _GPU, _COMPUTE, _DRIVER = "tensorrt_version", "gpu", "compute_capability", "driver_version"
-MACHINE_PARTS = (_TENSORRT, _GPU, _COMPUTE, _DRIVER)
+_TENSORRT, _GPU, _COMPUTE = "tensorrt_version", "gpu", "compute_capability"
+_DRIVER, _CUDA = "driver_version", "driver_cuda_version"
+BINDING_PARTS = (_TENSORRT, _GPU, _COMPUTE)
+"""Without one of these an engine does not run."""
+# NVIDIA's compatibility guide (docs.nvidia.com/deploy/cuda-compatibility): the driver is backward compatible,
+# so what was compiled under one goes on running under later ones, and within a major version of CUDA under
+# earlier ones. TensorRT's page "Engine Compatibility" names its version and the GPU, no driver. So an update
+# is no reason to stop a vehicle; it is one to build again, because the kernels were chosen by timing.
+DRIVER_PARTS = (_DRIVER, _CUDA)
+"""With another of these it runs, if TensorRT does, and may not be the best."""
 _TITLES = {
     ONNX_SHA256: "the ONNX file (SHA-256)",
     _TENSORRT: "the TensorRT version",
     _GPU: "the GPU",
     _COMPUTE: "the GPU's compute capability",
-    _DRIVER: "the CUDA version of the driver",
+    _DRIVER: "the driver",
+    _CUDA: "the CUDA version of the driver",
     PROFILE: "the profile of frame sizes",
     WORKSPACE: "the workspace limit in GiB",
 }
@@ -36,6 +48,7 @@ def machine_key(gpu: Gpu, tensorrt_version: str) -> dict[str, str]:
         _GPU: gpu.name,
         _COMPUTE: gpu.compute_capability,
         _DRIVER: gpu.driver_version,
+        _CUDA: gpu.cuda_version,
     }
 
 
@@ -51,19 +64,31 @@ def changed_parts(recorded: Mapping[str, str], present: Mapping[str, str]) -> li
 def require_own_engine(
     engine: str | os.PathLike[str], metadata: Mapping[str, str], tensorrt_version: str
 ) -> None:
-    """Raise ModelFileError unless an engine is whole and was built with this GPU, TensorRT and driver.
+    """Raise ModelFileError unless an engine is whole and was built with this GPU and TensorRT; for another
+    driver there is a warning in the log.
 
     ``metadata``: of the JSON file beside it. Parts that it does not record, because somebody else wrote it,
     are left to TensorRT. Raises UnavailableError if parts are recorded and the driver names no GPU.
     """
-    recorded = {part: metadata[part] for part in MACHINE_PARTS if part in metadata}
+    recorded = {part: metadata[part] for part in (*BINDING_PARTS, *DRIVER_PARTS) if part in metadata}
     if recorded:
-        present = machine_key(nvidia_gpu(), tensorrt_version)
-        if changes := changed_parts(recorded, {part: present[part] for part in recorded}):
+        key = machine_key(nvidia_gpu(), tensorrt_version)
+        binding, driver = (
+            changed_parts(recorded, {part: key[part] for part in parts if part in recorded})
+            for parts in (BINDING_PARTS, DRIVER_PARTS)
+        )
+        if binding:
             raise ModelFileError(
                 f"the engine {engine} was built on another machine or before an update: "
-                f"{'; '.join(changes)}. An engine runs where it was built: build it again here with "
+                f"{'; '.join(binding + driver)}. An engine runs where it was built: build it again here with "
                 "cpsl-export RUN --trt"
+            )
+        if driver:
+            _log.warning(
+                "the engine %s was built with another driver: %s. It is run; build it again when there is "
+                "time: cpsl-export RUN --trt",
+                engine,
+                "; ".join(driver),
             )
     # A damaged engine can end the process instead of raising.
     if ENGINE_SHA256 in metadata and sha256(engine) != metadata[ENGINE_SHA256]:

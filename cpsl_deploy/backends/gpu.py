@@ -1,7 +1,8 @@
 """The NVIDIA GPU of this machine, asked of the driver itself.
 
 The libraries cannot be asked: onnxruntime-gpu lists CUDA on machines without a GPU, and creating a TensorRT
-runtime on one ends the process. The names and numbers are those of the CUDA driver API (``cuda.h``).
+runtime on one ends the process. The names and numbers are those of the CUDA driver API (``cuda.h``) and of
+NVML (``nvml.h``), which alone tells the driver's own version.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from ..errors import UnavailableError
 
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+_VERSION_LENGTH = 80
+"""NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE."""
 _REMEDIES = {
     34: "the library found is the CUDA toolkit's stub: take its folder out of LD_LIBRARY_PATH",
     100: "check CUDA_VISIBLE_DEVICES, and that a container was started with --gpus all",
@@ -31,9 +34,11 @@ class Gpu:
     """For example ``NVIDIA Jetson AGX Orin``."""
     compute_capability: str
     """``major.minor``, for example ``8.7``."""
+    cuda_version: str
+    """The newest CUDA version that the driver serves, for example ``13.0``. Its bug-fix releases share it."""
     driver_version: str
-    """The newest CUDA version that the driver serves, for example ``13.0``. Its bug-fix releases share it,
-    and an engine goes on working with them."""
+    """The driver's own, for example ``580.95.05``. Where NVML, which tells it, is missing (some Jetsons,
+    containers without the driver's utilities) what it serves stands in for it: ``CUDA 13.0``."""
 
 
 def nvidia_gpu_count() -> int:
@@ -68,10 +73,12 @@ def nvidia_gpu(index: int = 0) -> Gpu:
                 f"the NVIDIA driver does not describe GPU {index}: {_error_text(driver, result)}. "
                 "Check nvidia-smi."
             )
+    cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
     return Gpu(
         name=name.value.decode(errors="replace"),
         compute_capability=f"{major.value}.{minor.value}",
-        driver_version=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        cuda_version=cuda_version,
+        driver_version=_driver_version() or f"CUDA {cuda_version}",
     )
 
 
@@ -91,6 +98,26 @@ def gpu_problem() -> str:
     if (result := driver.cuDeviceGetCount(ctypes.byref(count))) != 0:
         return f"the NVIDIA driver does not list its GPUs: {_error_text(driver, result)}"
     return "" if count.value else f"the NVIDIA driver offers this process no GPU: {_REMEDIES[100]}"
+
+
+def _driver_version() -> str:
+    """Of the driver itself, as NVML tells it; empty if it does not."""
+    version = ctypes.create_string_buffer(_VERSION_LENGTH)
+    try:
+        nvml = _nvml()
+        if nvml.nvmlInit_v2() != 0:
+            return ""
+        try:
+            told = nvml.nvmlSystemGetDriverVersion(version, ctypes.c_uint(_VERSION_LENGTH)) == 0
+        finally:
+            nvml.nvmlShutdown()
+    except (OSError, AttributeError):  # no library, or one that lacks a function
+        return ""
+    return version.value.decode(errors="replace") if told else ""
+
+
+def _nvml() -> Any:
+    return ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
 
 
 def _driver() -> Any:

@@ -76,7 +76,7 @@ def _builder(trt: ModuleType, logger: tensorrt.ILogger, job: Job, messages: Mess
     except TypeError as error:  # what the bindings make of a builder that is a null pointer
         raise UnavailableError(
             f"TensorRT {trt.__version__} cannot use {job.gpu.name}: {messages.errors()}. Its driver serves "
-            f"CUDA {job.gpu.driver_version}; the package tensorrt-cu13 needs 13.0 or later (driver 580). "
+            f"CUDA {job.gpu.cuda_version}; the package tensorrt-cu13 needs 13.0 or later (driver 580). "
             "Update the driver, or install the TensorRT package for its CUDA version"
         ) from error
 

@@ -5,8 +5,8 @@ float32 file gives a float32 engine (without TF32), a float16 file a float16
 one, and INT8 comes from a file with symmetric Q/DQ nodes; there is no calibrator.
 
 ``model.engine`` is described by ``model.engine.json``: the ONNX file's metadata, and the key, which is the
-ONNX file's hash, the TensorRT version, the GPU's name and compute capability, the driver's CUDA version, the
-profile and the workspace limit.
+ONNX file's hash, the TensorRT version, the GPU's name and compute capability, the driver's version and the
+CUDA version that it serves, the profile and the workspace limit.
 
 No engine has been built on a GPU with this yet. The names and arguments it uses of TensorRT were compared
 with the Python bindings of 10.13, 10.16 and 11.4, and its order of calls runs against a stand-in.

@@ -58,6 +58,7 @@ def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Driver:
     """A machine with one GPU, and a cache folder of its own."""
     driver = Driver()
     monkeypatch.setattr(gpu, "_driver", lambda: driver)
+    monkeypatch.setattr(gpu, "_nvml", lambda: driver)
     monkeypatch.setenv("CPSL_CACHE", str(tmp_path / "cache"))
     return driver
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stand_in_tensorrt import Driver
@@ -28,6 +29,15 @@ int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
 int cuGetErrorName(int result, const char **name) {
     *name = result == 803 ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" : 0; return result == 803 ? 0 : 1; }
 """
+NVML = """
+#include <string.h>
+static int opened;
+int nvmlInit_v2(void) { opened++; return RESULT; }
+int nvmlShutdown(void) { opened--; return 0; }
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    if (!opened || length < 80) return 7;
+    strncpy(version, "595.10.02", length); return 0; }
+"""
 ASK = """
 import dataclasses, json
 from cpsl_deploy.backends import gpu
@@ -37,25 +47,68 @@ print(json.dumps([count, gpu.gpu_problem(), facts]))
 """
 
 
-@pytest.mark.skipif(
+needs_gcc = pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("gcc"), reason="needs gcc on Linux to compile a driver"
 )
+
+
+@needs_gcc
 @pytest.mark.parametrize("result", [0, 803])
 def test_a_compiled_driver_is_asked_as_cuda_h_has_it(tmp_path: Path, result: int) -> None:
-    (tmp_path / "driver.c").write_text(DRIVER)
-    library = tmp_path / "libcuda.so.1"
-    gcc = ["gcc", "-shared", "-fPIC", f"-DRESULT={result}", str(tmp_path / "driver.c"), "-o", str(library)]
-    subprocess.run(gcc, check=True)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
-    out = subprocess.run(
-        [sys.executable, "-c", ASK], check=True, env=environment, stdout=subprocess.PIPE
-    ).stdout
-    count, problem, facts = json.loads(out)
+    compile_library(DRIVER, tmp_path / "libcuda.so.1", result)
+    # An empty file in front of one that this machine may have.
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    count, problem, facts = asked_in(tmp_path)
     if result:
         assert count == 0 and "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803); the driver was updated" in problem
     else:
         assert (count, problem) == (1, "")
-        assert facts == {"name": "Stub GPU", "compute_capability": "12.1", "driver_version": "13.2"}
+        assert facts == {
+            "name": "Stub GPU",
+            "compute_capability": "12.1",
+            "cuda_version": "13.2",
+            "driver_version": "CUDA 13.2",
+        }
+
+
+@needs_gcc
+@pytest.mark.parametrize(("result", "version"), [(0, "595.10.02"), (9, "CUDA 13.2")])
+def test_a_compiled_nvml_tells_the_drivers_own_version(tmp_path: Path, result: int, version: str) -> None:
+    """9 is NVML_ERROR_DRIVER_NOT_LOADED."""
+    compile_library(DRIVER, tmp_path / "libcuda.so.1", 0)
+    compile_library(NVML, tmp_path / "libnvidia-ml.so.1", result)
+    facts = asked_in(tmp_path)[2]
+    assert (facts["driver_version"], facts["cuda_version"]) == (version, "13.2")
+
+
+def compile_library(source: str, library: Path, result: int) -> None:
+    code = library.with_suffix(".c")
+    code.write_text(source)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", f"-DRESULT={result}", str(code), "-o", str(library)], check=True
+    )
+
+
+def asked_in(folder: Path) -> Any:
+    """What a process with the libraries of a folder says: GPUs, problem, facts."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    asked = subprocess.run(
+        [sys.executable, "-c", ASK], check=True, env=environment, stdout=subprocess.PIPE
+    ).stdout
+    return json.loads(asked)
+
+
+@pytest.mark.parametrize("missing", [OSError("no library"), AttributeError("no function")])
+def test_without_nvml_the_version_of_cuda_stands_in_and_says_so(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, missing: Exception
+) -> None:
+    assert gpu.nvidia_gpu().driver_version == "580.95.05" and driver.opened == 0
+
+    def fail() -> None:
+        raise missing
+
+    monkeypatch.setattr(gpu, "_nvml", fail)
+    assert gpu.nvidia_gpu().driver_version == "CUDA 13.0"
 
 
 def test_without_a_driver_its_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ def test_an_engine_whose_key_holds_is_reused(onnx_path: Path, trt: FakeTensorRT)
 CHANGES: dict[str, Any] = {
     "GPU was Some GPU and is Other GPU": lambda driver, trt, path: setattr(driver, "name", "Other GPU"),
     "compute capability was 8.7 and is 9.0": lambda d, t, p: setattr(d, "capability", (9, 0)),
+    "the driver was 580.95.05 and is 580.105.08": lambda d, t, p: setattr(d, "own_version", "580.105.08"),
+    "the driver was 580.95.05 and is CUDA 13.0": lambda d, t, p: setattr(d, "own_version", ""),
     "CUDA version of the driver was 13.0 and is 13.1": lambda d, t, p: setattr(d, "version", 13010),
     "TensorRT version was 10.16.1.11 and is 11.4.0": lambda d, t, p: setattr(t, "__version__", "11.4.0"),
     "is not the file that model.engine.json describes": lambda d, t, p: p.write_bytes(b"other"),
@@ -84,6 +86,35 @@ def test_the_runtime_refuses_an_engine_of_another_machine(
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelFileError, match=r"is not the file that .*json describes: it is damaged"):
         require_own_engine(path, metadata, "10.16.1.11")
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "told"),
+    [
+        ("own_version", "590.44.01", "the driver was 580.95.05 and is 590.44.01."),
+        ("version", 13010, "the CUDA version of the driver was 13.0 and is 13.1."),
+    ],
+)
+def test_the_runtime_warns_of_another_driver_and_runs_the_engine(
+    onnx_path: Path,
+    driver: Driver,
+    trt: FakeTensorRT,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+    value: Any,
+    told: str,
+) -> None:
+    path = ensure_engine(onnx_path).path
+    metadata = read_sidecar(path)
+    require_own_engine(path, metadata, "10.16.1.11")
+    assert not caplog.records
+    setattr(driver, change, value)
+    require_own_engine(path, metadata, "10.16.1.11")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and told in record.getMessage()
+    assert "cpsl-export RUN --trt" in record.getMessage()
+    with pytest.raises(ModelFileError, match=rf"TensorRT version was .*; {told}"):
+        require_own_engine(path, metadata, "10.17")
 
 
 def test_the_runtime_asks_before_it_touches_the_engine(
