@@ -39,7 +39,7 @@ def gate_of(run: Path, request: ExportRequest, watcher: Watcher) -> list[Trial]:
     weights = find_weights(run)
     network, spec = load_model(weights)
     tribunal = Tribunal(reference_of(network, spec, request, weights.parent, watcher), request)
-    candidates = [*candidates_here(request.contract), *FOR_GPUS]
+    candidates = [*candidates_here(), *FOR_GPUS]
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(
             Path(folder),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 from dataclasses import dataclass
 
 from cpsl_deploy.backends.gpu import nvidia_gpu_count
-from cpsl_deploy.contract import LABELS, LOGITS, Contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +16,6 @@ class Candidate:
     """Of the file, as in its contract."""
     scheme: str = "cpu"
     """Of an INT8 file: "cpu" (uint8 activations) or "tensorrt" (symmetric int8)."""
-    logits_only: bool = False
-    """The file ends with logits, and the runtime makes the labels of them."""
     backend: str = "onnxruntime"
     device: str = "cpu"
     backend_precision: str | None = None
@@ -27,11 +23,10 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """For tables: ``int8 onnxruntime``, ``fp32 openvino bf16``, ``fp32 logits onnxruntime``."""
+        """For tables: ``int8 onnxruntime``, ``fp32 openvino bf16``."""
         parts = (
             self.precision,
             "symmetric" if self.precision == "int8" and self.scheme == "tensorrt" else "",
-            "logits" if self.logits_only else "",
             self.backend,
             "" if self.device == "cpu" else self.device,
             self.backend_precision or "",
@@ -43,7 +38,7 @@ class Candidate:
         """What makes ``cpsl-run`` and ``cpsl-bench`` run the file this way; empty for their own choice."""
         options = {
             # An engine is a file of its own, which says by itself what runs it.
-            "backend": self.backend if self.backend == "openvino" else None,
+            "backend": self.backend if self.backend not in ("onnxruntime", "tensorrt") else None,
             "device": self.device if self.backend == "onnxruntime" and self.device != "cpu" else None,
             "precision": self.backend_precision,
         }
@@ -54,30 +49,26 @@ YARDSTICK = Candidate()
 """What speeds are told as a ratio to: the float32 file in onnxruntime on the CPU."""
 
 
-def candidates_here(contract: Contract) -> list[Candidate]:
-    """What this machine can run of a file with the wanted contract, the yardstick first.
+def candidates_here() -> list[Candidate]:
+    """What this machine can run, the yardstick first and what needs more after what needs less.
 
     fp16 is for GPUs: onnxruntime on a CPU computes it by way of float32.
     """
-    logits = (False, True) if contract.outputs == (LABELS,) and contract.output_stride == 1 else (False,)
-    found = [Candidate(logits_only=only, precision=p) for p in ("fp32", "int8") for only in logits]
+    found = [Candidate(precision=precision) for precision in ("fp32", "int8")]
     if importlib.util.find_spec("openvino"):
         found += [
-            Candidate(logits_only=only, precision=p, backend="openvino", backend_precision=hint)
-            for p, hint in (("fp32", "f32"), ("fp32", "bf16"), ("int8", "f32"), ("int8", "bf16"))
-            for only in logits
+            Candidate(precision=precision, backend="openvino", backend_precision=hint)
+            for precision, hint in (("fp32", "f32"), ("int8", "f32"), ("fp32", "bf16"), ("int8", "bf16"))
         ]
     if nvidia_gpu_count():
-        found += [Candidate(precision=p, device="cuda") for p in ("fp32", "fp16")]
+        found += [Candidate(precision=precision, device="cuda") for precision in ("fp32", "fp16")]
+        found += [
+            Candidate(precision=precision, backend="onnxruntime-tensorrt", device="cuda")
+            for precision in ("fp32", "fp16")
+        ]
         if importlib.util.find_spec("tensorrt"):
             found += [
-                Candidate(precision=p, scheme="tensorrt", backend="tensorrt", device="cuda")
-                for p in ("fp32", "fp16", "int8")
+                Candidate(precision=precision, scheme="tensorrt", backend="tensorrt", device="cuda")
+                for precision in ("fp32", "fp16", "int8")
             ]
     return found
-
-
-def contract_of(candidate: Candidate, wanted: Contract) -> Contract:
-    """The contract of the candidate's file, where ``wanted`` leaves it the choice."""
-    outputs = (LOGITS,) if candidate.logits_only else wanted.outputs
-    return dataclasses.replace(wanted, outputs=outputs, precision=candidate.precision)

@@ -209,7 +209,7 @@ def summary(result: ExportResult) -> list[str]:
         lines += ["", gate_table([trial.gated for trial in result.trials], result.chosen.gated.name), ""]
         lines.append(f"chosen      {result.chosen.candidate.name}: the fastest within budget")
         if options := result.chosen.candidate.arguments:
-            lines.append(f"run it with cpsl-run {result.path} {options} ...")
+            lines.append(f"run with    {options}: what cpsl-run, cpsl-bench and load() do of themselves here")
     elif result.chosen.speed:
         lines.append(
             f"speed       {result.chosen.speed.ratio:.2f} times the float32 file's in onnxruntime here"

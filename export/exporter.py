@@ -22,6 +22,7 @@ from cpsl_deploy.train.models import load_model
 from cpsl_deploy.train.models.base import Segmenter as Network
 from cpsl_deploy.train.reporting.figures import require_matplotlib
 
+from .candidates import Candidate
 from .gate.frames import open_frames
 from .gate.reference import Reference, make_reference
 from .gate.scoring import compared_scores, scorable, score_exported
@@ -81,7 +82,8 @@ def export(
     domains = scorable(folder) if score and folder.path.is_dir() else None
     try:
         tribunal = Tribunal(reference_of(network, spec, request, weights.parent, watcher), request)
-        result = _made(output, network, spec, request, tribunal, weights.parent, watcher, began)
+        candidates = request.candidates(served=triton is not None)
+        result = _made(output, network, spec, request, candidates, tribunal, weights.parent, watcher, began)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"The export was not finished; what was there before is untouched: {output}"
@@ -126,6 +128,7 @@ def _made(
     network: Network,
     spec: ModelSpec,
     request: ExportRequest,
+    candidates: list[Candidate],
     tribunal: Tribunal,
     run: Path,
     watcher: Watcher,
@@ -133,29 +136,30 @@ def _made(
 ) -> ExportResult:
     """Make what is asked for and put the best of it in place."""
     try:
-        with tempfile.TemporaryDirectory(prefix="cpsl-export-") as place:
-            workshop = Workshop(
-                Path(place),
-                network,
-                spec,
-                request,
-                calibration=lambda: calibration_frames(spec, request, run),
-                judge=tribunal.judge_file,
-            )
-            trials = hold_trials(request.candidates(), workshop, tribunal, network, watcher)
-            best = chosen(trials)
-            if best is None:
-                raise refused(output, trials, workshop)
-            return put_in_place(output, trials, best, workshop, began)
-    except OSError as error:  # of the temporary folder: the disk is full
+        place = tempfile.TemporaryDirectory(prefix="cpsl-export-")
+    except OSError as error:
         raise as_output_error(error, Path(tempfile.gettempdir()) / "cpsl-export") from error
+    with place as folder:
+        workshop = Workshop(
+            Path(folder),
+            network,
+            spec,
+            request,
+            calibration=lambda: calibration_frames(spec, request, run),
+            judge=tribunal.judge_file,
+        )
+        trials = hold_trials(candidates, workshop, tribunal, network, watcher)
+        best = chosen(trials)
+        if best is None:
+            raise refused(output, trials, workshop)
+        return put_in_place(output, trials, best, workshop, began)
 
 
 def reference_of(
     network: Network, spec: ModelSpec, request: ExportRequest, run: Path, watcher: Watcher
 ) -> Reference:
-    """The torch model's labels at the frame's own size, whatever the file gives: what a coarser output or
-    resizing in the file costs is then seen."""
+    """The torch model's labels at the frame's own size, whatever the file gives: what a coarser output costs
+    is then seen, and what resizing in the file costs, because the model sees frames at its own size there."""
     resizes = request.contract.network_size is not None
     frames = open_frames(request.frames, spec, request.file_size(spec), run=run, native=resizes)
     contract = dataclasses.replace(request.contract, output_stride=1)
@@ -165,6 +169,7 @@ def reference_of(
         spec,
         frames,
         contract=contract,
+        own_size=resizes,
         progress=lambda done, total: watcher.step(_COMPARING, done, {}),
     )
 

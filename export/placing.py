@@ -9,20 +9,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 import cpsl_deploy
+from cpsl_deploy.backends.preference import RUNNABLE, Preference
 from cpsl_deploy.backends.tensorrt_backend import sidecar_path
 from cpsl_deploy.errors import AccuracyError, ModelFileError, OutputError
 from cpsl_deploy.files import atomic_paths, sha256, write_json, write_text
 from cpsl_deploy.spec import ModelSpec
 
+from .gate.parity import Parity, measure_parity
 from .gate.report import Gated, gate_report, write_gate_pictures
 from .graph.onnx_file import operator_counts, read_metadata
-from .result import ExportResult, layers_section, title
+from .result import ExportResult, layers_section, parity_section, title
 from .tensorrt.engine import ENGINE_SUFFIX
 from .trials import Trial
 from .workshop import Workshop
 
 REPORT, PAGE = "export.json", "export.md"
+PARITY_IMAGES = 4
 
 
 def report_folder(model: Path) -> Path:
@@ -85,6 +90,8 @@ def put_in_place(
     """The file and its report: each whole or not at all, the report's hash says whether they belong
     together. ``began``: of the clock `time.perf_counter`."""
     folder = report_folder(output)
+    best = dataclasses.replace(best, path=_with_preference(best, workshop) if len(trials) > 1 else best.path)
+    parity = _parity(best, workshop)
     with cpsl_deploy.load(best.path, device="cpu") as opened:
         backend = opened.backend
     files, engine = {best.path: output}, None
@@ -109,12 +116,40 @@ def put_in_place(
         seconds=time.perf_counter() - began,
         engine=engine,
         engine_verdict=best.gated.verdict if engine else None,
+        parity=parity,
     )
     gated = [trial.gated for trial in trials]
-    pages = _pages(title(result), result.as_dict(), gated, best.gated.name, best, workshop)
+    pages = _pages(title(result), result.as_dict(), gated, best.gated.name, best, workshop, parity)
     _place(files | {page: folder / page.name for page in pages})
     _forget_refused(output, [page.name for page in pages])
     return result
+
+
+def _with_preference(best: Trial, workshop: Workshop) -> Path:
+    """The chosen file with a word on what it was chosen to be run with. An engine is a file of its own."""
+    candidate = best.candidate
+    if candidate.backend not in RUNNABLE:
+        return best.path
+    preference = Preference(
+        backend=candidate.backend, device=candidate.device, precision=candidate.backend_precision
+    )
+    model = onnx.load(best.path)
+    for key, value in preference.to_metadata().items():
+        model.metadata_props.add(key=key, value=value)
+    path = workshop.new_folder("chosen") / best.path.name
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def _parity(best: Trial, workshop: Workshop) -> Parity | None:
+    """Training's images against the file's, from image files to the network, on some of the frames; None for
+    frames that are no files. Raises AccuracyError if they differ where they must not."""
+    files = [path for path in best.reference.frames.files[:PARITY_IMAGES] if path.is_file()]
+    if not files:
+        return None
+    parity = measure_parity(best.path, workshop.network, files)
+    parity.require()
+    return parity
 
 
 def _pages(
@@ -124,11 +159,15 @@ def _pages(
     chosen_name: str | None,
     shown: Trial,
     workshop: Workshop,
+    parity: Parity | None = None,
 ) -> list[Path]:
     """The report's files, in a folder of the workshop; ``shown`` is the trial that has pictures."""
     folder = workshop.new_folder("report")
     gate = gate_report(gated, chosen=chosen_name, pictures=True)
-    write_text(folder / PAGE, f"{head}\n{gate}{layers_section(workshop.kept(shown.candidate))}")
+    write_text(
+        folder / PAGE,
+        f"{head}\n{gate}{layers_section(workshop.kept(shown.candidate))}{parity_section(parity)}",
+    )
     write_json(folder / REPORT, facts)
     write_gate_pictures(folder, shown.gated, shown.reference, shown.worst_labels)
     return sorted(folder.iterdir())

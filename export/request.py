@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from cpsl_deploy.contract import LOGITS, Contract
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.spec import ModelSpec
 
@@ -57,10 +57,20 @@ class ExportRequest:
     def __post_init__(self) -> None:
         if self.auto and self.contract.precision != "fp32":
             raise InputError(
-                f"auto chooses the precision, and {self.contract.precision} was asked for, too. Leave one."
+                f"auto chooses the precision, and {self.contract.precision} is asked for. Leave one out."
             )
         if self.scheme not in (None, *SCHEMES):
             raise InputError(f"INT8 is made for {' or '.join(SCHEMES)}; got {self.scheme!r}")
+        if self.scheme is not None and self.contract.precision != "int8":
+            raise InputError(
+                f"what INT8 is made for ({self.scheme}) goes with the precision int8; got "
+                f"{'auto, which chooses both' if self.auto else self.contract.precision}. Leave it out."
+            )
+        if self.calibration is not None and not (self.auto or self.contract.precision == "int8"):
+            raise InputError(
+                f"calibration is for INT8, and a file in {self.contract.precision} has none. Leave it out, "
+                "or ask for the precision int8."
+            )
         if self.calibration_frames < 1:
             raise InputError(f"INT8 is calibrated on 1 frame or more; got {self.calibration_frames}")
         if self.auto and self.trt:
@@ -86,13 +96,13 @@ class ExportRequest:
                 "a profile with one height and width."
             )
 
-    def candidates(self) -> list[Candidate]:
-        """What is made and tried, the one asked for first."""
+    def candidates(self, *, served: bool = False) -> list[Candidate]:
+        """What is made and tried, the one asked for first. ``served``: by Triton, which has no OpenVINO of
+        its own for these files."""
         if self.auto:
-            return candidates_here(self.contract)
+            return [c for c in candidates_here() if not (served and c.backend == "openvino")]
         scheme = self.scheme or ("tensorrt" if self.trt else "cpu")
-        logits_only = self.contract.outputs == (LOGITS,)
-        return [Candidate(precision=self.contract.precision, scheme=scheme, logits_only=logits_only)]
+        return [Candidate(precision=self.contract.precision, scheme=scheme)]
 
     def file_size(self, spec: ModelSpec) -> tuple[int, int] | None:
         """(height, width) of the file's frames; None if free."""

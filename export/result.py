@@ -18,6 +18,7 @@ from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.reporting.markdown import escaped, table
 
 from .gate.judge import Verdict
+from .gate.parity import Parity
 from .graph.onnx_file import OPSET
 from .precision.sensitivity import Kept
 from .tensorrt.engine import Engine
@@ -55,6 +56,8 @@ class ExportResult:
     network) and ``exported`` (this file). Empty if the file was not scored."""
     engine: Engine | None = None
     engine_verdict: Verdict | None = None
+    parity: Parity | None = None
+    """Of pre-processing with training, on some of the target's image files; None if the frames were none."""
     repository: Repository | None = None
 
     @property
@@ -93,6 +96,7 @@ class ExportResult:
             "advice": self.advice,
             "candidates": [trial.gated.as_dict() for trial in self.trials],
             "layers": layer_costs(self.kept),
+            "parity": self.parity.as_dict() if self.parity else None,
             "engine": self._engine(),
             "seconds": round(self.seconds, 1),
             "versions": {
@@ -147,7 +151,10 @@ def title(result: ExportResult) -> str:
     if len(result.trials) > 1:
         options = result.chosen.candidate.arguments
         lines += ["", f"Chosen: {result.chosen.candidate.name}, the fastest that passes."]
-        lines += [f"Run it with `{options}`."] if options else []
+        if options:
+            lines[-1] += (
+                f" The file says so itself: `load` and the commands run it with `{options}` where they can."
+            )
     if result.advice:
         lines += ["", f"**Note**: {result.advice}."]
     return "\n".join(lines) + "\n"
@@ -158,6 +165,17 @@ def layers_section(kept: Kept[Verdict] | None) -> str:
     if kept is None or not kept.costs:
         return ""
     return "\n## Layers kept in float\n\n" + kept.table(lambda verdict: f"{100 * verdict.mean_after:.1f} %")
+
+
+def parity_section(parity: Parity | None) -> str:
+    """The way from image files to the network for export.md; empty if it was not followed."""
+    if parity is None:
+        return ""
+    return (
+        "\n## From pixels to pixels\n\n"
+        f"What training saw and what the file gives its network, of {parity.images} image files.\n\n"
+        f"{parity.table()}\n"
+    )
 
 
 def operator_words(operators: dict[str, int], most: int | None = None) -> str:

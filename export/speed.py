@@ -12,7 +12,7 @@ import numpy as np
 
 from cpsl_deploy.errors import InputError
 
-WARM_UP, ROUNDS = 3, 15
+WARM_UP, ROUNDS = 3, 25
 """Frames before the clock starts, and rounds of one frame each; a round takes every file once."""
 
 

@@ -31,6 +31,8 @@ from .speed import Speed, compare_speed
 from .workshop import Workshop
 
 SPEED_FRAMES = 4
+AS_FAST = 0.95
+"""Share of the fastest one's speed within which another is as fast: timing alone varies by that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,9 +112,11 @@ def hold_trials(
 
 
 def chosen(trials: Sequence[Trial]) -> Trial | None:
-    """The fastest of those that pass; None if none does."""
-    passing = [trial for trial in trials if trial.passed]
-    return max(passing, key=lambda trial: trial.speed.ratio if trial.speed else 0.0, default=None)
+    """The fastest of those that pass; of those that are as fast but for the noise of timing, the first, which
+    needs least. None if none passes."""
+    passing = [(trial, trial.speed.ratio if trial.speed else 0.0) for trial in trials if trial.passed]
+    best = max((ratio for _, ratio in passing), default=0.0)
+    return next((trial for trial, ratio in passing if ratio >= AS_FAST * best), None)
 
 
 def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network: Network) -> Trial:

@@ -14,7 +14,7 @@ from cpsl_deploy.segmenter import Segmenter
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models.base import Segmenter as Network
 
-from .candidates import Candidate, contract_of
+from .candidates import Candidate
 from .gate.judge import Verdict
 from .graph.onnx_file import export_onnx
 from .precision.int8 import Quantiser
@@ -46,23 +46,24 @@ class Workshop:
         judge: JudgeFile,
     ) -> None:
         self._folder = folder
-        self._network, self._spec, self._request = network, spec, request
+        self.network = network
+        self._spec, self._request = spec, request
         self._calibration, self._judge = calibration, judge
         self._kept: dict[str, Kept[Verdict]] = {}
 
     def file(self, candidate: Candidate) -> Path:
         """The candidate's ONNX file. Raises what exporting and quantising raise."""
-        contract = contract_of(candidate, self._request.contract)
+        contract = dataclasses.replace(self._request.contract, precision=candidate.precision)
         scheme = candidate.scheme if candidate.precision == "int8" else ""
         # Named by what is in it, so that candidates that differ in what runs them share one file.
-        path = self._folder / f"{'-'.join((candidate.precision + scheme, *contract.outputs))}.onnx"
+        path = self._folder / f"{candidate.precision}{scheme}.onnx"
         if path.exists():
             return path
         if candidate.precision == "int8":
             return self._quantised(candidate, path)
         _log.info("exporting the network, %s", candidate.precision)
         size, batch = self._request.file_size(self._spec), self._request.batch
-        return export_onnx(self._network, self._spec, path, contract=contract, size=size, batch=batch)
+        return export_onnx(self.network, self._spec, path, contract=contract, size=size, batch=batch)
 
     def kept(self, candidate: Candidate) -> Kept[Verdict] | None:
         """The search for layers of an INT8 file; None for other files, and before it was made."""
@@ -98,15 +99,13 @@ class Workshop:
         return folder
 
     def _quantised(self, candidate: Candidate, path: Path) -> Path:
-        """INT8 with as few layers in float as the budget needs. They are the same with and without labels in
-        the file, so one search serves both."""
+        """INT8 with as few layers in float as the budget needs."""
         frames = self._calibration()
         if self._request.contract.colour_order == "RGB":
             frames = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames]
         source = self.file(dataclasses.replace(candidate, precision="fp32"))
         quantiser = Quantiser(source, frames, scheme=candidate.scheme)
-        if candidate.scheme not in self._kept:
-            found = search(quantiser, frames, score=self._judge, accept=lambda verdict: verdict.passed)
-            self._kept[candidate.scheme] = found
-        quantiser.write(path, self._kept[candidate.scheme].layers)
+        found = search(quantiser, frames, score=self._judge, accept=lambda verdict: verdict.passed)
+        self._kept[candidate.scheme] = found
+        quantiser.write(path, found.layers)
         return path

@@ -62,7 +62,7 @@ def test_the_real_pair_s_means_gain_and_gap_closure(real_pair: ModuleType) -> No
 def test_the_gate_of_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = script("export_gate")
     monkeypatch.setitem(ARCHITECTURES, "small", Small)
-    monkeypatch.setattr(gate, "candidates_here", lambda contract: [Candidate()])
+    monkeypatch.setattr(gate, "candidates_here", lambda: [Candidate()])
     network = small_model()
     run = tmp_path / "run"
     run.mkdir()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from ..errors import InputError, ModelFileError
+from ..errors import InputError, ModelFileError, UnavailableError
 from .base import Backend
+from .onnx_file import read_onnx_metadata
+from .preference import Preference
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["BACKENDS", "DEVICES", "ENGINE_SUFFIXES", "OPENVINO_PRECISIONS", "Backend", "open_backend"]
 
@@ -27,7 +32,9 @@ def open_backend(
 ) -> Backend:
     """Open a model file with one of `BACKENDS`.
 
-    ``backend``: "auto" takes onnxruntime for ``.onnx`` and tensorrt for ``.engine`` and ``.plan``.
+    ``backend``: "auto" takes tensorrt for ``.engine`` and ``.plan``; for ``.onnx`` what the file itself says
+    it is best run with (``cpsl-export --auto`` writes that), if nothing else is asked for and that can be
+    used here, and else onnxruntime, with a warning in the log if the file prefers something that cannot.
     ``device``: "cpu" or "cuda"; None is the GPU for an engine and for onnxruntime-tensorrt, else the CPU.
     ``threads``: CPU threads of one inference, 1 or more; None leaves it to the library.
     ``precision``: for openvino one of `OPENVINO_PRECISIONS`, None is "f32"; the others have the file's.
@@ -40,6 +47,10 @@ def open_backend(
     _check_arguments(backend, device, threads, precision)
     is_engine = path.suffix in ENGINE_SUFFIXES
     _check_file(path)
+    if backend == "auto" and device is None and precision is None and not is_engine:
+        preferred = Preference.from_metadata(read_onnx_metadata(path))
+        if preferred is not None:
+            return _open_preferred(path, preferred, threads)
     if backend == "auto":
         backend = "tensorrt" if is_engine else "onnxruntime"
     if (backend == "tensorrt") != is_engine:
@@ -65,6 +76,23 @@ def open_backend(
     from .tensorrt_backend import TensorRTBackend
 
     return TensorRTBackend(path, device=device or "cuda")
+
+
+def _open_preferred(path: Path, preferred: Preference, threads: int | None) -> Backend:
+    """A preference is no request: what cannot be used is told, and onnxruntime runs the file."""
+    try:
+        return open_backend(
+            path,
+            backend=preferred.backend,
+            device=preferred.device,
+            threads=threads,
+            precision=preferred.precision,
+        )
+    except UnavailableError as error:
+        if preferred.backend == "onnxruntime" and preferred.device == "cpu":
+            raise
+        _log.warning("%s runs slower than it could: it prefers what is not to be had here: %s", path, error)
+        return open_backend(path, backend="onnxruntime", device="cpu", threads=threads)
 
 
 def _check_arguments(backend: str, device: str | None, threads: int | None, precision: str | None) -> None:

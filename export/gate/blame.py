@@ -71,6 +71,9 @@ class Blame:
     """Of a lower precision: those that add most noise, the worst first."""
     remarks: tuple[str, ...] = ()
     """What could not be looked at, and why; sentences without a full stop."""
+    other_size: str = ""
+    """That the file resizes to another size than the model's own, with which it is compared: no mistake of a
+    step, and no step shows what it costs."""
 
     @property
     def responsible(self) -> Step | None:
@@ -83,14 +86,14 @@ class Blame:
     def sentence(self) -> str:
         """For an error's message, without a full stop."""
         if self.responsible is None:
-            return "; ".join(self.remarks) or (
+            return "; ".join(filter(None, (self.other_size, *self.remarks))) or (
                 "no step of the file: run by onnxruntime on the CPU, each agrees with torch on the same input"
             )
         words = f"the step {self.responsible.words}"
         if self.layers and self.responsible.name == NETWORK:
             worst = ", ".join(f"{layer.name} ({layer.sqnr_db:.0f} dB)" for layer in self.layers[:5])
             words += f"; the layers that add most noise, with their signal-to-noise ratio: {worst}"
-        return words
+        return "; besides, ".join(filter(None, (words, self.other_size)))
 
     def as_dict(self) -> dict[str, Any]:
         """For export.json."""
@@ -108,7 +111,7 @@ class Blame:
                 for s in self.steps
             ],
             "layers": [layer.as_dict() for layer in self.layers],
-            "remarks": list(self.remarks),
+            "remarks": [*filter(None, (self.other_size,)), *self.remarks],
         }
 
 
@@ -146,7 +149,12 @@ def find_blame(
         layers, skipped = layer_noise(original, proto, images)
         if skipped:
             remarks.append(f"{skipped} layers have no value of the same name and shape in both files")
-    return Blame(steps=steps, layers=tuple(layers[:worst]), remarks=tuple(remarks))
+    return Blame(
+        steps=steps,
+        layers=tuple(layers[:worst]),
+        remarks=tuple(remarks),
+        other_size=_other_size(probe.contract.network_size, reference.spec.size),
+    )
 
 
 def _look(probe: Probe, model: Segmenter, reference: Reference, frame: np.ndarray) -> list[Step]:
@@ -176,6 +184,12 @@ def _look(probe: Probe, model: Segmenter, reference: Reference, frame: np.ndarra
         different = own != values[LABELS][0]
         steps.append(_step(UPSAMPLING, different.astype(np.float32), different))
     return steps
+
+
+def _other_size(inside: tuple[int, int] | None, own: tuple[int, int]) -> str:
+    if inside in (None, own):
+        return ""
+    return f"the file shows its network {inside[0]}x{inside[1]} pixels, and the model's own size is {own[0]}x{own[1]}"
 
 
 def in_rgb(normalised: np.ndarray, contract: Contract) -> np.ndarray:

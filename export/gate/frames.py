@@ -44,6 +44,8 @@ class Frames:
     has_truth: bool = False
     generated: bool = False
     """Nobody's camera: no image of the target could be found."""
+    files: tuple[Path, ...] = ()
+    """Of the images, if they are files of their own, in the same order."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -183,6 +185,7 @@ def _of_dataset(
         described=f"{count} frame{'s' * (count > 1)} of {name} ({dataset.split}){with_labels}",
         names=tuple(dataset.names[i] for i in indices),
         read=read,
+        files=tuple(dataset.items[i].image for i in indices),
         has_truth=labelled,
     )
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError
+from cpsl_deploy.segmenter import runtime_size
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models.base import Segmenter
 from cpsl_deploy.train.stage import in_eval_mode
@@ -40,7 +41,7 @@ class Reference:
 
     spec: ModelSpec
     contract: Contract
-    """Of the files it is held against: inner size and output stride decide what the answers are."""
+    """What the answers are of: its output stride, and its inner size unless the model is at its own."""
     frames: Frames
     labels: tuple[np.ndarray, ...]
     """uint8 (H, W) each, sides divided by the output stride."""
@@ -69,12 +70,15 @@ def make_reference(
     frames: Frames,
     *,
     contract: Contract | None = None,
+    own_size: bool = False,
     progress: Progress | None = None,
 ) -> Reference:
     """Ask the torch model, on the device it is on, about every frame.
 
     Nothing of the exported graph is used: channels are ordered, scaled and upsampled here by themselves, so
-    that a mistake in the graph shows. ``contract``: of the files to compare. Raises InputError without
+    that a mistake in the graph shows. ``contract``: of the files to compare. ``own_size``: the model sees each
+    frame at its own size (`segmenter.runtime_size`), as the runtime would give it an ordinary file, whatever
+    the contract's inner size: what another size costs is then in the comparison. Raises InputError without
     frames, DataError for an image that cannot be read.
     """
     if not len(frames):
@@ -84,7 +88,7 @@ def make_reference(
     started = said = time.perf_counter()
     for done in range(len(frames)):
         frame, known = frames.read(done)
-        said_labels, margin = torch_answer(model, spec, frame, contract)
+        said_labels, margin = torch_answer(model, spec, frame, contract, own_size=own_size)
         labels.append(said_labels)
         margins.append(margin)
         truth.append(_fitted(known, said_labels.shape))
@@ -112,11 +116,14 @@ def torch_labels(
 
 
 def torch_answer(
-    model: Segmenter, spec: ModelSpec, frame: np.ndarray, contract: Contract
+    model: Segmenter, spec: ModelSpec, frame: np.ndarray, contract: Contract, *, own_size: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels uint8 and margins float16 of one frame, uint8 (H, W, 3) BGR, at the size of a file's labels."""
-    tensor = network_input(frame, spec, contract)
-    logits = torch_logits(model, tensor)
+    if own_size:
+        seen, inside = resized(frame, runtime_size(spec, *frame.shape[:2])), Contract()
+    else:
+        seen, inside = frame, contract
+    logits = torch_logits(model, network_input(seen, spec, inside))
     return decided(logits, labels_size(frame.shape[:2], contract), align_corners=spec.align_corners)
 
 
