@@ -189,7 +189,8 @@ def _look(probe: Probe, model: Segmenter, reference: Reference, frame: np.ndarra
 def _other_size(inside: tuple[int, int] | None, own: tuple[int, int]) -> str:
     if inside in (None, own):
         return ""
-    return f"the file shows its network {inside[0]}x{inside[1]} pixels, and the model's own size is {own[0]}x{own[1]}"
+    sizes = [f"{height}x{width}" for height, width in (inside, own)]
+    return f"the file shows its network {sizes[0]} pixels, and the model's own size is {sizes[1]}"
 
 
 def in_rgb(normalised: np.ndarray, contract: Contract) -> np.ndarray:

@@ -44,10 +44,10 @@ class Budget:
         loss, though near a tie it is as often a gain, so 5 and 10 points are allowed; float32 files have no
         such changes and keep 1 and 2.
 
-        A file that resizes frames by itself (``resizes``) is compared with the model at the model's own size. It
-        interpolates bilinearly, in float, where training averages areas and rounds: at the model's own size
-        0.3 to 1.5 in 100 pixels were seen to change, so 3 may, and no file counts as free of such changes. A
-        smaller inner size changes more, and that is a loss to be allowed knowingly.
+        A file that resizes frames by itself (``resizes``) is compared with the model at the model's own size.
+        It interpolates bilinearly, in float, where training averages areas and rounds: at the model's own
+        size 0.3 to 1.5 in 100 pixels were seen to change, so 3 may, and no file counts as free of such
+        changes. A smaller inner size changes more, and that is a loss to be allowed knowingly.
         """
         if precision not in PRECISIONS:
             raise InputError(f"a precision is one of {', '.join(PRECISIONS)}; got {precision!r}")
