@@ -90,12 +90,16 @@ class Segmenter:
         """(height, width) in pixels at which a frame of the given size is given to the file.
 
         A static file's own size; the frame's size itself for a file that resizes inside; else `runtime_size`.
+        Each side is brought into what an engine's profile allows.
         """
         if self.backend.static_size is not None:
             return self.backend.static_size
-        if self.contract.network_size is not None:
-            return height, width
-        return runtime_size(self.spec, height, width)
+        resizes = self.contract.network_size is not None
+        size = (height, width) if resizes else runtime_size(self.spec, height, width)
+        if self.backend.size_limits is None:
+            return size
+        least, most = self.backend.size_limits
+        return min(max(size[0], least[0]), most[0]), min(max(size[1], least[1]), most[1])
 
     def predict(self, frame: np.ndarray, *, colour_order: str = "BGR") -> Prediction:
         """Segment one frame, uint8 (H, W, 3) of any size.
@@ -293,9 +297,10 @@ def find_model(path: str | os.PathLike[str]) -> Path:
 def labels_of(segmenter: Segmenter, frame: np.ndarray, *, colour_order: str = "BGR") -> np.ndarray:
     """Labels uint8 (H, W) of one frame uint8 (H, W, 3), whatever number of frames the file takes: one that
     takes several gets the frame as often. Raises InputError as `Segmenter.predict`."""
-    if segmenter.backend.batch in (None, 1):
+    count = segmenter.backend.batch or segmenter.backend.least_batch
+    if count == 1:
         return segmenter.predict(frame, colour_order=colour_order).labels
-    frames = [frame] * segmenter.backend.batch
+    frames = [frame] * count
     return segmenter.predict_batch(frames, colour_order=colour_order)[0].labels
 
 

@@ -14,6 +14,7 @@ import stand_in_gpu
 
 from cpsl_deploy import InputError, MissingExtraError, ModelFileError, UnavailableError, load
 from cpsl_deploy.backends import gpu, onnxruntime_backend, open_backend, tensorrt_backend
+from cpsl_deploy.segmenter import labels_of
 from cpsl_deploy.spec import METADATA_KEY
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
@@ -348,6 +349,41 @@ class TestEngineWithAStandInForTheGpu:
                 with pytest.raises(InputError, match=r"from \(1, 64, 64, 3\) to \(4, 200, 200, 3\)"):
                     opened.infer(np.zeros(shape, np.uint8))
         assert gpu_calls.allocated == {} and gpu_calls.streams == set()
+
+    @pytest.mark.parametrize(
+        ("profile", "given"),
+        [
+            ("64x64 4x200x200", (88, 176)),  # within it, and as files of any size take it
+            ("1x16x16 1x64x64", (64, 64)),
+            ("1x256x256 1x512x512", (256, 256)),
+            ("1x16x192 1x64x640", (64, 192)),
+        ],
+    )
+    def test_frames_are_brought_into_the_profile(
+        self, engine: Path, gpu_calls: stand_in_gpu.Cuda, profile: str, given: tuple[int, int]
+    ) -> None:
+        engine.write_text(f"profile {profile}")
+        frame = np.zeros((100, 210, 3), np.uint8)
+        with load(engine) as segmenter:
+            assert segmenter.input_size(100, 210) == given
+            assert segmenter.predict(frame).labels.shape == (100, 210)
+
+    def test_a_file_that_resizes_inside_takes_what_the_profile_allows(
+        self, engine: Path, gpu_calls: stand_in_gpu.Cuda
+    ) -> None:
+        engine.write_text("profile 1x16x16 1x64x512")
+        tensorrt_backend.write_sidecar(engine, tiny_onnx.tiny_metadata(network_size="96x160"))
+        with load(engine) as segmenter:
+            assert segmenter.input_size(100, 210) == (64, 210)
+            assert segmenter.predict(np.zeros((100, 210, 3), np.uint8)).labels.shape == (100, 210)
+
+    def test_engine_for_two_frames_or_more(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
+        engine.write_text("profile 2x64x64 4x200x200")
+        frame = tiny_onnx.street()
+        with load(engine) as segmenter:
+            np.testing.assert_array_equal(labels_of(segmenter, frame), stand_in_gpu.label_of(frame[..., 0]))
+            with pytest.raises(InputError, match=r"from \(2, 64, 64, 3\)"):
+                segmenter.predict(frame)
 
     def test_engine_with_logits(self, engine: Path, gpu_calls: stand_in_gpu.Cuda) -> None:
         engine.write_bytes(b"96x160 logits")

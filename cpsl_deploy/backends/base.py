@@ -37,6 +37,10 @@ class Backend(ABC):
     """(height, width) in pixels if the file takes no other size."""
     batch: int | None
     """Frames that one inference takes; None if any number."""
+    size_limits: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Least and largest (height, width) in pixels that the file takes; None if any."""
+    least_batch: int = 1
+    """Fewest frames that one inference takes, where ``batch`` leaves their number free."""
     _closed = False
 
     def describe_file(self, origin: str, metadata: dict[str, str]) -> None:
