@@ -1,6 +1,6 @@
 """``cpsl-export --auto``, ``--trt`` and ``--triton``: which file is put in place, and what goes with it.
 
-Engines are built by the stand-in for TensorRT. None can run, so that an opened engine is the ONNX file beside it.
+Engines are built by the stand-in for TensorRT. None can run, so an opened engine is the ONNX file beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx
 import pytest
 from export_networks import Small, small_model
 from exported_files import ANYTHING, Export, planted, report_of, says
+from onnx import numpy_helper
 from stand_in_tensorrt import FakeTensorRT, contents
 
 import cpsl_deploy
@@ -65,16 +66,12 @@ def other_model(model: Small) -> Small:
 @pytest.fixture
 def engines(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     """A GPU with TensorRT, in which an engine gives what the ONNX file beside it gives."""
-    trt.network.get_input(0).shape  # noqa: B018  the stand-in parses
     real = cpsl_deploy.load
 
     def load(path: Path, **options: Any) -> Any:
-        path = Path(path)
-        return (
-            real(path.with_suffix(".onnx"), device="cpu")
-            if path.suffix == ".engine"
-            else real(path, **options)
-        )
+        if Path(path).suffix == ".engine":
+            return real(Path(path).with_suffix(".onnx"), device="cpu")
+        return real(path, **options)
 
     monkeypatch.setattr(cpsl_deploy, "load", load)
     return trt
@@ -91,7 +88,7 @@ def test_auto_keeps_the_fastest_that_passes(export: Export, folder: Path, offer:
     assert report["onnx_sha256"] == sha256(folder / "model.onnx")
     page = (folder / "model.export/export.md").read_text()
     assert "Chosen: int8 onnxruntime, the fastest that passes." in page
-    assert page.count("compared") or "Compared on" in page
+    assert "Compared on 2 frames of" in page
 
 
 def test_auto_never_keeps_one_that_fails(export: Export, folder: Path, offer: Any, spoil: Any) -> None:
@@ -181,14 +178,8 @@ def test_an_engine_that_breaks_the_budget_is_removed_and_the_file_stays(
     def load(path: Path, **options: Any) -> Any:
         if Path(path).suffix == ".engine":
             built.append(Path(path).is_file())
-            model = onnx.load(folder / "model.onnx")
-            for tensor in model.graph.initializer:
-                if len(tensor.dims) == 4 and not tensor.name.startswith("_"):
-                    tensor.CopyFrom(
-                        onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name)
-                    )
-            onnx.save(model, tmp_path / "other.onnx")
             path = tmp_path / "other.onnx"
+            onnx.save(negated(onnx.load(folder / "model.onnx")), path)
         return real(path, **options)
 
     monkeypatch.setattr(cpsl_deploy, "load", load)
@@ -196,6 +187,14 @@ def test_an_engine_that_breaks_the_budget_is_removed_and_the_file_stays(
     says(result, "the TensorRT engine of", "The engine was removed; the ONNX file is in place")
     assert built == [True] and (folder / "model.onnx").is_file()
     assert not (folder / "model.engine").exists() and not (folder / "model.engine.json").exists()
+
+
+def negated(model: onnx.ModelProto) -> onnx.ModelProto:
+    """With the other sign of what the convolutions weigh."""
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 4:
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    return model
 
 
 def test_a_profile_of_several_sizes_leaves_them_free(
