@@ -20,6 +20,7 @@ import click
 
 from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.command_line import Command
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.export import ExportRequest
 from cpsl_deploy.export.candidates import Candidate, candidates_here
 from cpsl_deploy.export.exporter import calibration_frames, find_weights, reference_of
@@ -65,14 +66,21 @@ def record_of(trials: list[Trial]) -> list[dict[str, Any]]:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--frames", metavar="DATA", help="Compared on.  [default: each run's own target]")
 @click.option("--calibration", metavar="DATA", help="For INT8.  [default: what each run trained on]")
+@click.option("--outputs", default="labels", show_default=True, metavar="LIST", help="As of cpsl-export.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("gate"), show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace results of an earlier call in the output folder.")
 def main(
-    runs: tuple[Path, ...], frames: str | None, calibration: str | None, output: Path, overwrite: bool
+    runs: tuple[Path, ...],
+    frames: str | None,
+    calibration: str | None,
+    outputs: str,
+    output: Path,
+    overwrite: bool,
 ) -> None:
     """Hold every kind of file of finished RUNS against their torch models, and time them in turns."""
     new_output_folder(output, overwrite=overwrite)
-    request = ExportRequest(auto=True, frames=frames, calibration=calibration)
+    contract = Contract(outputs=tuple(outputs.split(",")))
+    request = ExportRequest(contract=contract, auto=True, frames=frames, calibration=calibration)
     parts, results = ["# What every kind of exported file costs and gains\n"], {}
     with shown_progress() as watcher:
         for run in runs:

@@ -25,9 +25,14 @@ import tritonclient.grpc as triton
 def main(picture: Path, server: str, model: str, output: str) -> None:
     """Segment PICTURE on a server: prints the share of every class, writes the labels in their colours."""
     client = triton.InferenceServerClient(server)
-    parameters = client.get_model_config(model).config.parameters
+    config = client.get_model_config(model).config
+    parameters = config.parameters
     spec = json.loads(parameters["cpsl_deploy"].string_value)
-    height, width = spec["size"]  # the size at which the network saw whole images
+    if "labels" not in [output.name for output in config.output]:
+        raise click.UsageError(f"{model} gives no labels; export it with --outputs labels")
+    # Sides that are free in the file are best near the size at which the network saw whole images.
+    sides = zip(config.input[0].dims[-3:-1], spec["size"], strict=True)
+    height, width = (side if side > 0 else best for side, best in sides)
 
     frame = cv2.imread(str(picture))  # BGR
     if frame is None:
