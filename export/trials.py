@@ -19,6 +19,7 @@ from cpsl_deploy.train.engine.loop import Watcher
 from cpsl_deploy.train.models.base import Segmenter as Network
 
 from .candidates import YARDSTICK, Candidate
+from .gate.batches import Asked
 from .gate.blame import find_blame
 from .gate.budget import Budget
 from .gate.frames import Frames, half_size
@@ -71,8 +72,9 @@ class Tribunal:
         library computes a float32 file in, where that is less: "bf16" has no more bits than INT8."""
         precision = {"bf16": "int8", "f16": "fp16"}.get(computed_in or "", segmenter.contract.precision)
         budget = self.budget(precision)
-        images = self.reference.frames.images()
-        return judge((labels_of(segmenter, image) for image in images), self.reference, budget)
+        asked = Asked(segmenter)
+        verdict = judge(asked.labels(self.reference.frames.images()), self.reference, budget)
+        return verdict.also_broken(asked.broken)
 
     def judge_file(self, path: Path) -> Verdict:
         """The verdict on an ONNX file in onnxruntime on the CPU."""
@@ -123,7 +125,7 @@ def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network
     path, reference = workshop.file(candidate), tribunal.reference
     with workshop.open(candidate) as segmenter:
         verdict = tribunal.judge(segmenter, candidate.backend_precision)
-        worst_labels = labels_of(segmenter, reference.frames.read(verdict.worst_frame)[0])
+        worst_labels = _labels_at(segmenter, reference.frames, verdict.worst_frame)
     half = _at_half_size(path, tribunal, network) if verdict.passed else None
     if half is not None:
         reference, verdict, worst_labels = half
@@ -149,6 +151,15 @@ def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network
         worst_labels=worst_labels,
         at_half_size=half is not None,
     )
+
+
+def _labels_at(segmenter: Segmenter, frames: Frames, index: int) -> np.ndarray:
+    """uint8 (H, W) of one frame, in a batch with those that it was judged with."""
+    asked = Asked(segmenter)
+    first = index - index % asked.at_once
+    some = range(first, min(first + asked.at_once, len(frames)))
+    labels = asked.labels(frames.read(i)[0] for i in some)
+    return next(itertools.islice(labels, index - first, None))
 
 
 def _at_half_size(

@@ -41,6 +41,8 @@ class Backend(ABC):
     """Least and largest (height, width) in pixels that the file takes; None if any."""
     least_batch: int = 1
     """Fewest frames that one inference takes, where ``batch`` leaves their number free."""
+    most_batch: int | None = None
+    """Most frames that one inference takes, where ``batch`` leaves their number free; None if any."""
     _closed = False
 
     def describe_file(self, origin: str, metadata: dict[str, str]) -> None:

@@ -106,7 +106,7 @@ class TensorRTBackend(Backend):
         self.check_ports(inputs, outputs)
         self._least, self._most = self._input_range()
         self.size_limits = (self._least[1], self._least[2]), (self._most[1], self._most[2])
-        self.least_batch = self._least[0]
+        self.least_batch, self.most_batch = self._least[0], self._most[0]
         self._context = self._engine.create_execution_context()
         self._stream = self._cuda.stream()
         self._shape: tuple[int, ...] = ()

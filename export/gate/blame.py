@@ -87,7 +87,8 @@ class Blame:
         """For an error's message, without a full stop."""
         if self.responsible is None:
             return "; ".join(filter(None, (self.other_size, *self.remarks))) or (
-                "no step of the file: run by onnxruntime on the CPU, each agrees with torch on the same input"
+                "no step of the file: run by onnxruntime on the CPU with one frame, each agrees with torch "
+                "on the same input"
             )
         words = f"the step {self.responsible.words}"
         if self.layers and self.responsible.name == NETWORK:

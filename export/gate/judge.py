@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +105,10 @@ class Verdict:
         return (
             "ground truth" if self.has_truth else "the torch model's own labels, as there is no ground truth"
         )
+
+    def also_broken(self, rules: Sequence[str]) -> Verdict:
+        """The verdict with further broken rules."""
+        return dataclasses.replace(self, broken=(*self.broken, *rules))
 
     def require(self, blame: Blame | None = None) -> None:
         """Raises AccuracyError (exit code 3) if the file did not pass; ``blame`` adds what is responsible."""

@@ -78,8 +78,8 @@ def make_reference(
     Nothing of the exported graph is used: channels are ordered, scaled and upsampled here by themselves, so
     that a mistake in the graph shows. ``contract``: of the files to compare. ``own_size``: the model sees
     each frame at its own size (`segmenter.runtime_size`), as the runtime would give it to an ordinary file,
-    whatever the contract's inner size: what another size costs is then in the comparison. Raises InputError without
-    frames, DataError for an image that cannot be read.
+    whatever the contract's inner size: what another size costs is then in the comparison. Raises InputError
+    without frames, DataError for an image that cannot be read.
     """
     if not len(frames):
         raise InputError("an exported file is compared with its model on one frame or more; none was given")
