@@ -1,6 +1,6 @@
 """``cpsl-export --auto``, ``--trt`` and ``--triton``: which file is put in place, and what goes with it.
 
-Engines are built by the stand-in for TensorRT. None can run, so an opened engine is the ONNX file beside it.
+Engines are built by the stand-in for TensorRT. None can run, so an opened engine is the ONNX file it was built of.
 """
 
 from __future__ import annotations
@@ -64,14 +64,16 @@ def other_model(model: Small) -> Small:
 
 
 @pytest.fixture
-def engines(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
-    """A GPU with TensorRT, in which an engine gives what the ONNX file beside it gives."""
+def engines(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
+    """A GPU with TensorRT, in which an engine gives what the ONNX file gives that was built last."""
     real = cpsl_deploy.load
 
     def load(path: Path, **options: Any) -> Any:
-        if Path(path).suffix == ".engine":
-            return real(Path(path).with_suffix(".onnx"), device="cpu")
-        return real(path, **options)
+        if Path(path).suffix != ".engine":
+            return real(path, **options)
+        assert Path(path).is_file()
+        (tmp_path / "parsed.onnx").write_bytes(trt.calls["onnx"])
+        return real(tmp_path / "parsed.onnx", device="cpu")
 
     monkeypatch.setattr(cpsl_deploy, "load", load)
     return trt
@@ -170,7 +172,7 @@ def test_trt_builds_an_engine_of_the_file_in_place(
     says(export("--trt", "--precision", "int8"), "(up to date)")
 
 
-def test_an_engine_that_breaks_the_budget_is_removed_and_the_file_stays(
+def test_an_engine_that_breaks_the_budget_is_not_there_and_the_file_is(
     export: Export, folder: Path, engines: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real, built = cpsl_deploy.load, []
@@ -184,7 +186,7 @@ def test_an_engine_that_breaks_the_budget_is_removed_and_the_file_stays(
 
     monkeypatch.setattr(cpsl_deploy, "load", load)
     result = export("--trt", code=3)
-    says(result, "the TensorRT engine of", "The engine was removed; the ONNX file is in place")
+    says(result, "the TensorRT engine of", "breaks the budget", "ONNX file is in place")
     assert built == [True] and (folder / "model.onnx").is_file()
     assert not (folder / "model.engine").exists() and not (folder / "model.engine.json").exists()
 
