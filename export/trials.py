@@ -24,6 +24,7 @@ from .gate.blame import find_blame
 from .gate.budget import Budget
 from .gate.frames import Frames, half_size
 from .gate.judge import Verdict, judge
+from .gate.outputs import check_outputs
 from .gate.probe import Probe
 from .gate.reference import Reference, make_reference
 from .gate.report import Gated
@@ -74,7 +75,7 @@ class Tribunal:
         budget = self.budget(precision)
         asked = Asked(segmenter)
         verdict = judge(asked.labels(self.reference.frames.images()), self.reference, budget)
-        return verdict.also_broken(asked.broken)
+        return verdict.also(asked.broken, check_outputs(segmenter, self.reference, precision))
 
     def judge_file(self, path: Path) -> Verdict:
         """The verdict on an ONNX file in onnxruntime on the CPU."""

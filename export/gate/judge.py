@@ -15,6 +15,7 @@ from cpsl_deploy.metrics import confusion_matrix, iou
 from .agreement import Agreement, confusion_of
 from .blame import Blame
 from .budget import Budget
+from .outputs import OutputCheck
 from .reference import MARGIN_EDGES, Reference, count_margins
 
 MIN_CLASS_PIXELS = 1000
@@ -69,6 +70,8 @@ class Verdict:
     """All pixels per bin."""
     broken: tuple[str, ...]
     """The rules of the budget that the file breaks, as sentences without a full stop."""
+    outputs: tuple[OutputCheck, ...] = ()
+    """Of confidence and logits, if the file gives them."""
 
     @property
     def passed(self) -> bool:
@@ -106,9 +109,10 @@ class Verdict:
             "ground truth" if self.has_truth else "the torch model's own labels, as there is no ground truth"
         )
 
-    def also_broken(self, rules: Sequence[str]) -> Verdict:
-        """The verdict with further broken rules."""
-        return dataclasses.replace(self, broken=(*self.broken, *rules))
+    def also(self, rules: Sequence[str] = (), outputs: Sequence[OutputCheck] = ()) -> Verdict:
+        """The verdict with further broken rules, and the other outputs, which break it if they fail."""
+        failed = [check.words for check in outputs if not check.passed]
+        return dataclasses.replace(self, broken=(*self.broken, *rules, *failed), outputs=tuple(outputs))
 
     def require(self, blame: Blame | None = None) -> None:
         """Raises AccuracyError (exit code 3) if the file did not pass; ``blame`` adds what is responsible."""
@@ -144,6 +148,7 @@ class Verdict:
                 "max_class_iou_drop": self.budget.max_class_iou_drop,
             },
             **self.agreement.as_dict(),
+            "outputs": {check.name: check.as_dict() for check in self.outputs},
             "compared_on": self.frames,
             "iou_against": "ground truth" if self.has_truth else "torch model",
             "mean_iou": {"torch": _rounded(self.mean_before), "file": _rounded(self.mean_after)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class Reference:
     """float16 (H, W) each, 0 and up: the highest of the upsampled logits less the second highest."""
     truth: tuple[np.ndarray, ...]
     """uint8 (H, W) each: ground truth, IGNORE where there is none."""
+    model: Segmenter | None = field(default=None, repr=False)
+    """Who gave the answers, to be asked about more than labels; None for answers written down by hand."""
 
     @property
     def has_truth(self) -> bool:
@@ -105,6 +107,7 @@ def make_reference(
         labels=tuple(labels),
         margins=tuple(margins),
         truth=tuple(truth),
+        model=model,
     )
 
 

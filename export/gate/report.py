@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from cpsl_deploy.contract import LOGITS
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.reporting.markdown import escaped, percent, picture, table
 
 from .blame import Blame
 from .judge import MIN_CLASS_PIXELS, NEAR_TIE, ClassVerdict, Verdict
+from .outputs import OutputCheck
 from .pictures import margin_names, write_class_bars, write_margins, write_worst_frame
 from .reference import Reference
 
@@ -153,11 +155,20 @@ def _verdict_words(candidate: Gated) -> str:
         parts = [f"{name}: **failed**: {escaped('; '.join(verdict.broken))}; {near}"]
     if candidate.blame is not None and not verdict.passed:
         parts.append(f"responsible: {escaped(candidate.blame.sentence)}")
+    parts += [_output_words(check) for check in verdict.outputs if check.passed]
     if candidate.kept_layers:
         parts.append(f"kept in float32: {escaped(', '.join(candidate.kept_layers))}")
     if candidate.remark:
         parts.append(escaped(candidate.remark))
     return f"{'. '.join(parts)}."
+
+
+def _output_words(check: OutputCheck) -> str:
+    if check.name == LOGITS:
+        return f"logits: signal-to-noise ratio {check.value:.0f} dB (at least {check.limit:g})"
+    if check.precision == "fp32":
+        return f"confidence: {check.value:.2%} within a level of 255 (at least {check.limit:.1%})"
+    return f"confidence: {check.value:.2f} levels of 255 off on average (at most {check.limit:g})"
 
 
 def _joined(parts: Sequence[str]) -> str:
