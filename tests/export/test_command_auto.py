@@ -1,6 +1,6 @@
 """``cpsl-export --auto``, ``--trt`` and ``--triton``: which file is put in place, and what goes with it.
 
-Engines are built by the stand-in for TensorRT. None can run, so an opened engine is the ONNX file it was built of.
+Engines are built by the stand-in for TensorRT. None can run, so one opens as the ONNX file it was built of.
 """
 
 from __future__ import annotations
