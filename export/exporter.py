@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-import cpsl_deploy
-from cpsl_deploy.errors import AccuracyError, DataError, InputError, ModelFileError, OutputError
-from cpsl_deploy.files import as_output_error, write_json
+from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
+from cpsl_deploy.files import as_output_error
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.domains import Domains
 from cpsl_deploy.train.engine.loop import SilentWatcher, Watcher
@@ -23,6 +22,7 @@ from cpsl_deploy.train.models.base import Segmenter as Network
 from cpsl_deploy.train.reporting.figures import require_matplotlib
 
 from .candidates import Candidate
+from .engine_step import with_engine
 from .gate.frames import open_frames
 from .gate.reference import Reference, make_reference
 from .gate.scoring import compared_scores, scorable, score_exported
@@ -30,7 +30,6 @@ from .graph.limits import check_limits
 from .placing import check_replaceable, put_in_place, refused
 from .request import ExportRequest
 from .result import ExportResult
-from .tensorrt.engine import ensure_engine
 from .trials import Tribunal, chosen, hold_trials
 from .triton.repository import write_repository
 from .workshop import Workshop
@@ -39,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 MODEL_NAME = "model.safetensors"
 """The final model of a run folder."""
-_COMPARING, _BUILDING = "comparing frames", "TensorRT engine, percent"
+_COMPARING = "comparing frames"
 
 
 def export(
@@ -64,8 +63,9 @@ def export(
 
     Raises ModelFileError for a missing or damaged model, OutputError if the output may not be replaced or
     written, AccuracyError if the file breaks its budget (nothing is put in place but a report in
-    ``.refused``), DataError for images that cannot be read, UnavailableError if an engine is asked for
-    without TensorRT or a GPU (the ONNX file is put in place before).
+    ``.refused``) or its engine does (the file is in place, and a report of both in ``.refused``), DataError
+    for images that cannot be read, UnavailableError if an engine is asked for without TensorRT or a GPU (the
+    ONNX file is put in place before).
     """
     began = time.perf_counter()
     request, watcher = request or ExportRequest(), watcher or SilentWatcher()
@@ -92,7 +92,7 @@ def export(
         if domains is not None:
             result = _with_scores(result, folder, domains)
         if request.trt:
-            result = _with_engine(result, request, tribunal, watcher)
+            result = with_engine(result, request, tribunal, watcher)
         if triton is not None:
             result = _with_repository(result, triton, overwrite=overwrite)
     except KeyboardInterrupt as interrupt:
@@ -200,32 +200,6 @@ def _with_scores(result: ExportResult, folder: RunFolder, domains: Domains) -> E
             f"{error} The exported file {result.path} is in place; --no-score leaves its scoring out."
         ) from error
     return dataclasses.replace(result, scores=compared_scores(folder))
-
-
-def _with_engine(
-    result: ExportResult, request: ExportRequest, tribunal: Tribunal, watcher: Watcher
-) -> ExportResult:
-    """An engine of the file in place, held against the same budget; one that breaks it is removed."""
-    watcher.stage(_BUILDING, 0, 100)
-    engine = ensure_engine(
-        result.path,
-        profile=request.profile,
-        workspace_gib=request.workspace_gib,
-        on_progress=lambda phases, share: watcher.step(_BUILDING, round(100 * share), {}),
-    )
-    with cpsl_deploy.load(engine.path) as segmenter:
-        verdict = tribunal.judge(segmenter)
-    if not verdict.passed:
-        engine.path.unlink()
-        engine.sidecar.unlink()
-        raise AccuracyError(
-            f"the TensorRT engine of {result.path} breaks the budget that the file itself keeps: "
-            f"{'; '.join(verdict.broken[:4])} (compared on {verdict.frames}). The engine was removed; the "
-            "ONNX file is in place. Allow more with --min-agreement and --max-iou-drop, or run the ONNX file."
-        )
-    result = dataclasses.replace(result, engine=engine, engine_verdict=verdict)
-    write_json(result.report, result.as_dict())
-    return result
 
 
 def _with_repository(result: ExportResult, place: str | os.PathLike[str], *, overwrite: bool) -> ExportResult:

@@ -75,7 +75,7 @@ def refused(output: Path, trials: list[Trial], workshop: Workshop) -> AccuracyEr
     head = f"# {output.name}: not put in place\n"
     facts = {"chosen": None, "candidates": [each.as_dict() for each in gated]}
     pages = _pages(head, facts, gated, None, best, workshop)
-    _place({page: folder / page.name for page in pages})
+    copy_together({page: folder / page.name for page in pages})
     try:
         best.gated.verdict.require(best.gated.blame)
     except AccuracyError as error:
@@ -120,7 +120,7 @@ def put_in_place(
     )
     gated = [trial.gated for trial in trials]
     pages = _pages(title(result), result.as_dict(), gated, best.gated.name, best, workshop, parity)
-    _place(files | {page: folder / page.name for page in pages})
+    copy_together(files | {page: folder / page.name for page in pages})
     _forget_refused(output, [page.name for page in pages])
     return result
 
@@ -173,7 +173,7 @@ def _pages(
     return sorted(folder.iterdir())
 
 
-def _place(files: dict[Path, Path]) -> None:
+def copy_together(files: dict[Path, Path]) -> None:
     """Copy files to where they belong: all of them or none."""
     with atomic_paths(*files.values()) as temporaries:
         for source, temporary in zip(files, temporaries, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from enum import IntEnum
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ class FakeTensorRT(ModuleType):
 
     def __init__(self, shape: tuple[int, ...] = (1, 64, 96, 3), version: str = "10.16.1.11") -> None:
         super().__init__("tensorrt")
+        self.__spec__ = ModuleSpec("tensorrt", None)  # torch asks for it when it traces
         self.__version__ = version
         self.NetworkDefinitionCreationFlag = Flags10 if version.startswith("10") else Flags11
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=WORKSPACE)

@@ -73,6 +73,7 @@ def ensure_engine(
     workspace_gib: float | None = None,
     verbose: bool = False,
     on_progress: OnProgress | None = None,
+    staging: Path | None = None,
 ) -> Engine:
     """The engine of an ONNX file for the GPU of this machine: the one in place if its key still holds, which
     takes no time, and else a new one, in minutes. A log record says why an engine in place is replaced.
@@ -80,14 +81,15 @@ def ensure_engine(
     ``engine_path``: by default the ONNX file's name with ``.engine``. ``profile``: the frames it takes; by
     default what the file fixes, and where it leaves the size free, batch 1 and the spec's size alone.
     ``workspace_gib``: GPU memory in GiB that one layer may use as scratch space; None is all there is.
-    ``verbose``: TensorRT's own notes go to the log at INFO. ``on_progress``: see `OnProgress`.
+    ``verbose``: TensorRT's own notes go to the log at INFO. ``on_progress``: see `OnProgress`. ``staging``: a
+    folder in which a new engine is left, for the caller to judge and put in place; an earlier one stays.
 
     Raises UnavailableError without a GPU or TensorRT (MissingExtraError if it is not installed), InputError
     for a profile or limit that breaks a rule, ModelFileError if TensorRT refuses the file, OutputError if the
     engine cannot be written. On every error, and on Ctrl-C, the ONNX file and an earlier engine stay as they
     were.
     """
-    return _engine(onnx_path, engine_path, profile, workspace_gib, verbose, on_progress, anew=False)
+    return _engine(onnx_path, engine_path, profile, workspace_gib, verbose, on_progress, staging=staging)
 
 
 def build_engine(
@@ -111,7 +113,8 @@ def _engine(
     verbose: bool,
     on_progress: OnProgress | None,
     *,
-    anew: bool,
+    anew: bool = False,
+    staging: Path | None = None,
 ) -> Engine:
     onnx_path = Path(onnx_path)
     path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
@@ -148,10 +151,11 @@ def _engine(
             "No engine was written; what was there before is untouched. The ONNX file is in place: "
             f"{onnx_path}"
         ) from None
-    _put_in_place(path, built, {**model.metadata, **key})
+    written = path if staging is None else staging / path.name
+    _put_in_place(written, built, {**model.metadata, **key})
     keep_times(cache, built.times)
     seconds = time.perf_counter() - started
-    return Engine(path=path, sidecar=sidecar_path(path), build_s=seconds, reused=False, reason=reason)
+    return Engine(path=written, sidecar=sidecar_path(written), build_s=seconds, reused=False, reason=reason)
 
 
 def _workspace_bytes(workspace_gib: float | None) -> int | None:
