@@ -185,6 +185,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def summary(result: ExportResult) -> list[str]:
     """What an export made, for people."""
+    from .gate.judge import points
     from .gate.report import gate_table
     from .result import operator_words, shape_words
 
@@ -203,7 +204,7 @@ def summary(result: ExportResult) -> list[str]:
     if verdict.has_truth and worst is not None:
         lines.append(
             f"IoU         mean {100 * verdict.mean_after:.1f} %, the torch model's "
-            f"{100 * verdict.mean_before:.1f} %; worst class {worst.name} {-worst.drop:+.2f} points"
+            f"{100 * verdict.mean_before:.1f} %; worst class {worst.name} {points(-worst.drop)} points"
         )
     if len(result.trials) > 1:
         lines += ["", gate_table([trial.gated for trial in result.trials], result.chosen.gated.name), ""]

@@ -75,7 +75,8 @@ class Tribunal:
         budget = self.budget(precision)
         asked = Asked(segmenter)
         verdict = judge(asked.labels(self.reference.frames.images()), self.reference, budget)
-        return verdict.also(asked.broken, check_outputs(segmenter, self.reference, precision))
+        outputs = check_outputs(segmenter, self.reference, precision)
+        return verdict.of_file(segmenter.contract, asked.broken, outputs)
 
     def judge_file(self, path: Path) -> Verdict:
         """The verdict on an ONNX file in onnxruntime on the CPU."""
@@ -184,7 +185,7 @@ def _at_half_size(
     budget = dataclasses.replace(
         tribunal.budget(probe.contract.precision), max_iou_drop=100, max_class_iou_drop=100
     )
-    verdict = judge([labels], reference, budget)
+    verdict = judge([labels], reference, budget).of_file(probe.contract)
     return None if verdict.passed else (reference, verdict, labels)
 
 

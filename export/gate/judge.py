@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError
 from cpsl_deploy.metrics import confusion_matrix, iou
 
@@ -72,6 +73,8 @@ class Verdict:
     """The rules of the budget that the file breaks, as sentences without a full stop."""
     outputs: tuple[OutputCheck, ...] = ()
     """Of confidence and logits, if the file gives them."""
+    contract: Contract | None = None
+    """Of the file, for what helps if it fails."""
 
     @property
     def passed(self) -> bool:
@@ -109,10 +112,14 @@ class Verdict:
             "ground truth" if self.has_truth else "the torch model's own labels, as there is no ground truth"
         )
 
-    def also(self, rules: Sequence[str] = (), outputs: Sequence[OutputCheck] = ()) -> Verdict:
-        """The verdict with further broken rules, and the other outputs, which break it if they fail."""
+    def of_file(
+        self, contract: Contract, rules: Sequence[str] = (), outputs: Sequence[OutputCheck] = ()
+    ) -> Verdict:
+        """The verdict with what the labels alone do not tell: the file's contract, further broken rules, and
+        the other outputs, which break it if they fail."""
         failed = [check.words for check in outputs if not check.passed]
-        return dataclasses.replace(self, broken=(*self.broken, *rules, *failed), outputs=tuple(outputs))
+        broken = (*self.broken, *rules, *failed)
+        return dataclasses.replace(self, contract=contract, broken=broken, outputs=tuple(outputs))
 
     def require(self, blame: Blame | None = None) -> None:
         """Raises AccuracyError (exit code 3) if the file did not pass; ``blame`` adds what is responsible."""
@@ -122,10 +129,27 @@ class Verdict:
         responsible = f" Responsible: {blame.sentence}." if blame is not None else ""
         raise AccuracyError(
             f"the exported file breaks its budget of accuracy: {'; '.join(self.broken[:4])}{more} (compared "
-            f"on {self.frames}). {self._worst_words()}{responsible} The file was not put in place. Keep more "
-            "layers in higher precision, take a higher --precision, or allow more with --min-agreement and "
-            "--max-iou-drop."
+            f"on {self.frames}). {self._worst_words()}{responsible} The file was not put in place. "
+            f"{self._remedy()}."
         )
+
+    def _remedy(self) -> str:
+        """Options of the command that go with this file, without a full stop."""
+        contract = self.contract or Contract()
+        failed = [check.name for check in self.outputs if not check.passed]
+        found = []
+        if contract.network_size is not None:
+            found.append("give a larger --resize")
+        if contract.output_stride > 1:
+            found.append("give a smaller --output-stride")
+        if contract.precision != "fp32":
+            found.append(f"take another --precision than {contract.precision}")
+        if failed:
+            found.append(f"leave {' and '.join(failed)} out with --outputs")
+        if len(self.broken) > len(failed):
+            found.append("allow more with --min-agreement, --max-iou-drop and --max-class-iou-drop")
+        words = ", or ".join(found)
+        return words[0].upper() + words[1:]
 
     def _worst_words(self) -> str:
         near = f"{self.near_ties:.0%} of the changed pixels were nearly ties."
@@ -258,6 +282,12 @@ def _wrong_number(got: str, reference: Reference) -> InputError:
 def _mean(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
+
+
+def points(change: float) -> str:
+    """Points of IoU with their sign, to hundredths; "0.00" has none."""
+    text = f"{change:+.2f}"
+    return text if float(text) else "0.00"
 
 
 def _change(before: float | None, after: float | None) -> str:

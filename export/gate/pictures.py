@@ -11,7 +11,7 @@ from cpsl_deploy.overlay import colourise, contact_sheet, write_image
 from cpsl_deploy.train.reporting.figures import FONT, new_figure, open_frame, plain, save
 
 from .frames import resized
-from .judge import Verdict
+from .judge import Verdict, points
 from .reference import MARGIN_EDGES, Reference
 
 _BEFORE, _AFTER, _BROKEN = "#b5b5b5", "#08519c", "#c1121f"
@@ -31,7 +31,7 @@ def write_class_bars(verdict: Verdict, title: str, path: Path) -> None:
         colour = _BROKEN if row.decides and row.drop > limit else _AFTER
         axes.barh(place - 0.2, 100 * (row.before or 0), height=0.38, color=_BEFORE)
         axes.barh(place + 0.2, 100 * (row.after or 0), height=0.38, color=colour)
-        note = f"{-row.drop:+.2f}" + ("" if row.decides else " (few)")
+        note = points(-row.drop) + ("" if row.decides else " (few)")
         axes.text(
             1.02, place, note, transform=axes.get_yaxis_transform(), va="center", fontsize=FONT, color=colour
         )

@@ -15,7 +15,7 @@ from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.reporting.markdown import escaped, percent, picture, table
 
 from .blame import Blame
-from .judge import MIN_CLASS_PIXELS, NEAR_TIE, ClassVerdict, Verdict
+from .judge import MIN_CLASS_PIXELS, NEAR_TIE, ClassVerdict, Verdict, points
 from .outputs import OutputCheck
 from .pictures import margin_names, write_class_bars, write_margins, write_worst_frame
 from .reference import Reference
@@ -183,16 +183,16 @@ def _mean_words(verdict: Verdict) -> str:
     if np.isnan(verdict.mean_before):
         return "n/a"
     change = 100 * (verdict.mean_after - verdict.mean_before)
-    return f"{_percent(verdict.mean_after)} ({change:+.2f})"
+    return f"{_percent(verdict.mean_after)} ({points(change)})"
 
 
 def _worst_words(verdict: Verdict) -> str:
     worst = verdict.worst_class
-    return "n/a" if worst is None else f"{escaped(worst.name)} {-worst.drop:+.2f}"
+    return "n/a" if worst is None else f"{escaped(worst.name)} {points(-worst.drop)}"
 
 
 def _class_words(row: ClassVerdict) -> str:
-    return "n/a" if row.after is None else f"{percent(row.after)} ({-row.drop:+.2f})"
+    return "n/a" if row.after is None else f"{percent(row.after)} ({points(-row.drop)})"
 
 
 def _percent(value: float) -> str:

@@ -39,7 +39,7 @@ def test_the_gate_table() -> None:
     lines = gate_table([gated(scene(), "fp32 | cpu", "fp32"), gated(ruined(), "int8")], "int8").split("\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0][-1] == "verdict" and len(lines) == 4 and "speed" not in lines[0]
-    assert lines[2].startswith(r"| fp32 \| cpu | fp32 | onnxruntime | 100.000 | 100.0 (+0.00) |")
+    assert lines[2].startswith(r"| fp32 \| cpu | fp32 | onnxruntime | 100.000 | 100.0 (0.00) |")
     assert cells[3] == ["**int8**", "int8", "onnxruntime", "99.550", "95.9 (-4.05)", "car -15.00", "2.3",
                         "**failed**"]  # fmt: skip
     with_speed = gate_table([gated(scene(), "a", speed=1.5), gated(scene(), "b")])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 from gate_files import CAR, ROAD, SHAPE, SKY, TREE, reference_of, scene
 
 from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
+from cpsl_deploy.export.command import main
 from cpsl_deploy.export.gate.blame import Blame, Step
 from cpsl_deploy.export.gate.budget import Budget
-from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, judge
+from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, judge, points
+from cpsl_deploy.export.gate.outputs import OutputCheck
+from cpsl_deploy.export.gate.report import Gated, gate_table
 
 LABELLED = Budget(min_agreement=0.95)
 
@@ -151,3 +156,45 @@ def test_labels_that_are_none_are_refused() -> None:
     for number in (0, 2):
         with pytest.raises(InputError, match="labels for each of 1 frames"):
             judge([scene()] * number, reference, LABELLED)
+
+
+@pytest.mark.parametrize(
+    ("contract", "says", "not_says"),
+    [
+        (Contract(), ("Allow more with --min-agreement, ",), ("--precision", "--resize", "--output-stride")),
+        (Contract(precision="int8"), ("Take another --precision than int8, or allow more",), ("--resize",)),
+        (Contract(network_size=(32, 32)), ("Give a larger --resize, or allow",), ("--precision",)),
+        (
+            Contract(output_stride=4, precision="fp16"),
+            ("Give a smaller --output-stride, or take another --precision than fp16, or allow more",),
+            ("layers",),
+        ),
+    ],
+)
+def test_the_remedy_names_options_that_there_are_and_that_fit(
+    contract: Contract, says: tuple[str, ...], not_says: tuple[str, ...]
+) -> None:
+    verdict = judge([np.roll(scene(), 30, axis=0)], reference_of(scene()), LABELLED).of_file(contract)
+    with pytest.raises(AccuracyError) as raised:
+        verdict.require()
+    remedy = str(raised.value).split("not put in place. ")[1]
+    assert all(text in remedy for text in says) and not any(text in remedy for text in not_says)
+    options = {option for parameter in main.params for option in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", remedy)) <= options
+
+
+def test_an_output_that_fails_alone_can_be_left_out() -> None:
+    check = OutputCheck(name="logits", precision="fp32", value=3.0, limit=60.0)
+    verdict = judge([scene()], reference_of(scene()), LABELLED)
+    assert verdict.passed
+    failed = verdict.of_file(Contract(outputs=("labels", "logits")), outputs=[check])
+    with pytest.raises(AccuracyError, match=r"and have 3\.0 dB .* Leave logits out with --outputs\.$"):
+        failed.require()
+
+
+def test_no_change_has_no_sign() -> None:
+    words = [points(change) for change in (-0.0, 0.0, -0.004, 0.004, -0.006, 1.0)]
+    assert words == ["0.00", "0.00", "0.00", "0.00", "-0.01", "+1.00"]
+    same = judge([scene()], reference_of(scene(), scene()), LABELLED)
+    table = gate_table([Gated(name="a", precision="fp32", backend="b", bytes=1, verdict=same)])
+    assert "100.0 (0.00)" in table and "road 0.00" in table
