@@ -92,7 +92,7 @@ class Blame:
             )
         words = f"the step {self.responsible.words}"
         if self.layers and self.responsible.name == NETWORK:
-            worst = ", ".join(f"{layer.name} ({layer.sqnr_db:.0f} dB)" for layer in self.layers[:5])
+            worst = ", ".join(f"{layer.parameter} ({layer.sqnr_db:.0f} dB)" for layer in self.layers[:5])
             words += f"; the layers that add most noise, with their signal-to-noise ratio: {worst}"
         return "; besides, ".join(filter(None, (words, self.other_size)))
 

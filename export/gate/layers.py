@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..precision.float_graph import module_of
 from .probe import Probe, value_names
 
 KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -27,6 +28,8 @@ class LayerNoise:
 
     name: str
     """Of its node in the float32 file."""
+    parameter: str
+    """Of the model, whose weight it has: what people know the layer by. The node's name if it has none."""
     operator: str
     value: str
     """The name in the float32 file of what was compared: what it gives, or the activation after it."""
@@ -38,7 +41,8 @@ class LayerNoise:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "name": self.name,
+            "layer": self.parameter,
+            "node": self.name,
             "operator": self.operator,
             "sqnr_db": round(self.sqnr_db, 2),
             "added_noise": float(f"{self.added:.4g}"),
@@ -63,9 +67,11 @@ def layer_noise(
         got = Probe(candidate, inner=[name for _, name in some])
         noise |= _noise_over_signal(right, got, some, frames)
     given = _given(original, noise)
+    weights = {tensor.name for tensor in original.graph.initializer}
     found = [
         LayerNoise(
             name=node.name,
+            parameter=module_of(node) if node.input[1] in weights else node.name,
             operator=node.op_type,
             value=pair[0],
             sqnr_db=_decibel(noise[pair[0]]),

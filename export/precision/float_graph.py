@@ -37,7 +37,7 @@ class FloatGraph:
         if repeated:
             raise ModelFileError(f"nodes are named one by one, and {origin} has two {repeated[0]!r}.")
         self.normalised, self.logits = self._boundary()
-        self.parameters = {n.name: _module(n.input[1]) for n in self.graph.node if len(n.input) > 1}
+        self.parameters = {n.name: module_of(n) for n in self.graph.node if len(n.input) > 1}
         """Which part of the model a node came from, by the name of its weight."""
 
     @property
@@ -287,5 +287,7 @@ def rename(names: Sequence[str], new: dict[str, str]) -> None:
             names[index] = new[name]  # type: ignore[index]
 
 
-def _module(weight: str) -> str:
+def module_of(node: NodeProto) -> str:
+    """Which part of the model a layer came from, by the name of its weight in an exported file."""
+    weight = node.input[1] if len(node.input) > 1 else ""
     return weight.split("network.", 1)[-1].removesuffix(".weight")

@@ -142,8 +142,20 @@ def test_the_layer_that_adds_the_noise_is_named(layer: str, value: str) -> None:
     assert noise[1].added < 0.1 * noise[0].added, "the layer after a noisy one is not blamed for it"
     blame = find_blame(candidate, model, reference_for(model), float_file=original)
     assert blame.responsible is not None and blame.responsible.name == NETWORK
-    assert f"signal-to-noise ratio: {layer} (" in blame.sentence
-    assert blame.as_dict()["layers"][0]["name"] == layer
+    weight = layer.replace("conv", "w")
+    assert f"signal-to-noise ratio: {weight} (" in blame.sentence
+    assert blame.as_dict()["layers"][0]["layer"] == weight and blame.layers[0].name == layer
+
+
+def test_layers_go_by_the_names_of_the_models_own_parts() -> None:
+    """Not by those that the exporter gave its nodes."""
+    model = small_model()
+    file = onnx_model(model, spec_for(model, size=SIZE), size=SIZE)
+    frames = list(generated_frames(SIZE, 1))
+    noise, skipped = layer_noise(file, file, frames)
+    named = {layer.parameter for layer in noise if layer.operator == "Conv"}
+    assert named == {"stem.0", "body", "classifier"} <= {name for name, _ in model.named_modules()}
+    assert not skipped and all(n.parameter == n.name for n in noise if n.operator == "MatMul")
 
 
 def test_a_layer_that_took_up_its_activation_is_compared_behind_it() -> None:
