@@ -30,6 +30,8 @@ from .graph.limits import check_limits
 from .placing import check_replaceable, put_in_place, refused
 from .request import ExportRequest
 from .result import ExportResult
+from .tensorrt.engine import ENGINE_SUFFIX
+from .tensorrt.ownership import remove_stale_engine
 from .trials import Tribunal, chosen, hold_trials
 from .triton.repository import write_repository
 from .workshop import Workshop
@@ -77,12 +79,13 @@ def export(
     network, spec = load_model(weights)
     size = request.file_size(spec)
     check_limits(spec, contract=request.contract, size=size, batch=request.batch)
-    check_replaceable(output, spec, overwrite=overwrite)
+    candidates = request.candidates(served=triton is not None)
+    engine = request.trt or any(candidate.backend == "tensorrt" for candidate in candidates)
+    check_replaceable(output, spec, overwrite=overwrite, engine=engine)
     folder = RunFolder(Path(run))
     domains = scorable(folder) if score and folder.path.is_dir() else None
     try:
         tribunal = Tribunal(reference_of(network, spec, request, weights.parent, watcher), request)
-        candidates = request.candidates(served=triton is not None)
         result = _made(output, network, spec, request, candidates, tribunal, weights.parent, watcher, began)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -98,6 +101,13 @@ def export(
     except KeyboardInterrupt as interrupt:
         told = interrupt.args or (f"The exported file {output} and its report are in place.",)
         raise KeyboardInterrupt(*told) from None
+    finally:
+        # With a new engine in place there is none; without, an earlier file's would pass for this one's.
+        remove_stale_engine(
+            output.with_suffix(ENGINE_SUFFIX),
+            result.onnx_sha256,
+            remedy=f"cpsl-export {run} -o {output} --trt",
+        )
     return result
 
 

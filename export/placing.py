@@ -23,6 +23,7 @@ from .gate.report import Gated, gate_report, write_gate_pictures
 from .graph.onnx_file import operator_counts, read_metadata
 from .result import ExportResult, layers_section, parity_section, title
 from .tensorrt.engine import ENGINE_SUFFIX
+from .tensorrt.ownership import check_engine_replaceable
 from .trials import Trial
 from .workshop import Workshop
 
@@ -40,9 +41,11 @@ def refused_folder(model: Path) -> Path:
     return model.with_suffix(".refused")
 
 
-def check_replaceable(output: Path, spec: ModelSpec, *, overwrite: bool) -> None:
+def check_replaceable(output: Path, spec: ModelSpec, *, overwrite: bool, engine: bool) -> None:
     """Raises OutputError if something is in the way that no export wrote, or the export of other weights and
-    ``overwrite`` is not given."""
+    ``overwrite`` is not given. ``engine``: whether one may be written, too."""
+    if engine:
+        check_engine_replaceable(output.with_suffix(ENGINE_SUFFIX))
     for folder in (report_folder(output), refused_folder(output)):
         if folder.is_file() or (
             folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file()
