@@ -21,6 +21,7 @@ from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import InputError, ModelFileError
 from cpsl_deploy.files import write_bytes
 
+from ..graph.operators import check_operators
 from .calibration import Progress, Ranges, calibrate
 from .float_graph import FloatGraph
 from .insertion import SCHEMES, insert, saturates
@@ -70,7 +71,8 @@ class Quantiser:
         self.ranges: Ranges = calibrate(self.graph, frames, method=self.method, progress=progress)
 
     def model(self, keep: Collection[str] = ()) -> ModelProto:
-        """The quantised file in memory, checked. Raises InputError if ``keep`` names what is no layer."""
+        """The quantised file in memory, checked. Raises InputError if ``keep`` names what is no layer,
+        ModelFileError for operators that TensorRT or OpenVINO do not take."""
         unknown = sorted(set(keep) - set(self.layers))
         if unknown:
             raise InputError(
@@ -84,6 +86,11 @@ class Quantiser:
         )
         _describe(model, self._description(kept))
         onnx.checker.check_model(model, full_check=True)
+        if violations := check_operators(model):
+            raise ModelFileError(
+                f"an INT8 file keeps to operators that TensorRT and OpenVINO take, and that of "
+                f"{self.graph.origin} does not: {'; '.join(violations[:3])}. Keep it in fp32 or fp16."
+            )
         return model
 
     def only(self, layer: str) -> ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from cpsl_deploy.contract import OUTPUTS, Contract
 from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.export.graph.onnx_file import onnx_model
 from cpsl_deploy.export.graph.operators import OPERATORS, check_operators
+from cpsl_deploy.export.precision import int8
+from cpsl_deploy.export.precision.int8 import Quantiser
 from cpsl_deploy.train.models import ARCHITECTURES, build, deeplabv2
 from cpsl_deploy.train.models.base import SegmenterOutput
 
@@ -70,6 +73,34 @@ def test_every_registered_network(
     size_of_one = 2 if precision == "fp16" else 4
     stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     assert 0.95 < stored / (size_of_one * parameters) < 1.02
+
+
+@pytest.mark.parametrize("scheme", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("name", ["squeezenet_fpn", "ddrnet23_slim"])
+def test_int8_of_both_schemes(name: str, scheme: str) -> None:
+    """With all layers in integers, and with every second one kept in float."""
+    frames = list(np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8))
+    quantiser = Quantiser(model(name, size=SIZE, precision="fp32"), frames, scheme=scheme, method="minmax")
+    for keep in ((), quantiser.layers[::2]):
+        proto = quantiser.model(keep)
+        assert check_operators(proto) == []
+        assert "QuantizeLinear" in {node.op_type for node in proto.graph.node} <= OPERATORS.keys()
+
+
+def test_int8_of_other_operators_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8))
+    quantiser = Quantiser(model("squeezenet_fpn", size=SIZE, precision="fp32"), frames)
+    insert = int8.insert
+
+    def planted(*arguments: Any, **options: Any) -> onnx.ModelProto:
+        made = insert(*arguments, **options)
+        pool = next(n for n in made.graph.node if n.op_type == "MaxPool")
+        made.graph.node.append(helper.make_node("NonZero", [pool.output[0]], ["where"], "planted"))
+        return made
+
+    monkeypatch.setattr(int8, "insert", planted)
+    with pytest.raises(ModelFileError, match=r"NonZero 'planted' is not in the list .* Keep it in fp32"):
+        quantiser.model()
 
 
 @pytest.mark.parametrize("name", ["squeezenet_fpn", "ddrnet23_slim"])
