@@ -78,7 +78,9 @@ def export(
     require_matplotlib()
     network, spec = load_model(weights)
     size = request.file_size(spec)
-    check_limits(spec, contract=request.contract, size=size, batch=request.batch)
+    ends = (request.profile.min[1:], request.profile.max[1:]) if request.profile else ()
+    for frames in (size, *ends):
+        check_limits(spec, contract=request.contract, size=frames, batch=request.batch)
     candidates = request.candidates(served=triton is not None)
     engine = request.trt or any(candidate.backend == "tensorrt" for candidate in candidates)
     check_replaceable(output, spec, overwrite=overwrite, engine=engine)

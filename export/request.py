@@ -13,7 +13,7 @@ from cpsl_deploy.spec import ModelSpec
 from .candidates import Candidate, candidates_here
 from .gate.budget import Budget
 from .precision.insertion import SCHEMES
-from .tensorrt.profile import Profile
+from .tensorrt.profile import Profile, workspace_bytes
 
 CALIBRATION_FRAMES = 32
 
@@ -78,6 +78,11 @@ class ExportRequest:
                 "auto tries TensorRT engines by itself where there is a GPU, and trt builds one whatever is "
                 "chosen. Leave one."
             )
+        if self.trt and self.scheme == "cpu":
+            raise InputError(
+                "TensorRT takes no INT8 file that is made for the CPU, and trt builds an engine of it. Leave "
+                "one out."
+            )
         self._check_profile()
         self.budget("fp32", labelled=True)
 
@@ -86,6 +91,7 @@ class ExportRequest:
         if not (self.trt or self.auto) and (self.profile is not None or self.workspace_gib is not None):
             given = "profile" if self.profile is not None else "limit of the workspace"
             raise InputError(f"a {given} is for building a TensorRT engine. Give --trt, or leave it out.")
+        workspace_bytes(self.workspace_gib)
         if self.profile is None:
             return
         self.profile.require_fit((self.batch, *(self.size or (None, None))), "the exported file")

@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import tempfile
 import time
 from dataclasses import dataclass
@@ -34,13 +33,13 @@ from cpsl_deploy.backends.engine_key import (
 )
 from cpsl_deploy.backends.gpu import nvidia_gpu, nvidia_gpu_count
 from cpsl_deploy.backends.tensorrt_backend import read_sidecar, sidecar_path
-from cpsl_deploy.errors import InputError, ModelFileError
+from cpsl_deploy.errors import ModelFileError
 from cpsl_deploy.files import as_output_error, atomic_path, sha256
 
 from .builder import Built, Job, build
 from .messages import Messages
 from .onnx_input import read_onnx
-from .profile import Profile, profile_for
+from .profile import Profile, profile_for, workspace_bytes
 from .progress import BuildProgress, OnProgress, watched
 from .requirements import no_gpu, require_tensorrt
 from .timing_cache import keep_times, read_times, timing_cache_path
@@ -48,7 +47,6 @@ from .timing_cache import keep_times, read_times, timing_cache_path
 _log = logging.getLogger(__name__)
 
 ENGINE_SUFFIX = ".engine"
-_GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ def _engine(
 ) -> Engine:
     onnx_path = Path(onnx_path)
     path = Path(engine_path) if engine_path else onnx_path.with_suffix(ENGINE_SUFFIX)
-    workspace = _workspace_bytes(workspace_gib)
+    workspace = workspace_bytes(workspace_gib)
     # Before anything of TensorRT: creating its objects without a GPU ends the process.
     if nvidia_gpu_count() == 0:
         raise no_gpu(onnx_path)
@@ -156,14 +154,6 @@ def _engine(
     keep_times(cache, built.times)
     seconds = time.perf_counter() - started
     return Engine(path=written, sidecar=sidecar_path(written), build_s=seconds, reused=False, reason=reason)
-
-
-def _workspace_bytes(workspace_gib: float | None) -> int | None:
-    if workspace_gib is None:
-        return None
-    if not (math.isfinite(workspace_gib) and 0 < workspace_gib <= 1024):
-        raise InputError(f"the workspace limit is above 0 and up to 1024 GiB; got {workspace_gib}")
-    return int(workspace_gib * _GIB)
 
 
 def _reason_to_build(path: Path, key: dict[str, str]) -> str:

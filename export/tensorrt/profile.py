@@ -1,7 +1,8 @@
-"""Which frames an engine takes: one size, or a range with the size it is tuned for."""
+"""What an engine may take: frames of one size, or a range with the size it is tuned for, and memory."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -85,3 +86,13 @@ def profile_for(shape: Free, size: tuple[int, int]) -> Profile:
     width) in pixels."""
     batch, height, width = shape
     return Profile.fixed(height or size[0], width or size[1], batch or 1)
+
+
+def workspace_bytes(gib: float | None) -> int | None:
+    """A workspace limit in bytes; None is all there is. Raises InputError unless it is above 0 and up to
+    1024 GiB."""
+    if gib is None:
+        return None
+    if not (math.isfinite(gib) and 0 < gib <= 1024):
+        raise InputError(f"the workspace limit is above 0 and up to 1024 GiB; got {gib}")
+    return int(gib * 2**30)

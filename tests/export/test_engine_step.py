@@ -183,6 +183,12 @@ def test_a_disk_that_is_full_leaves_the_earlier_engine_and_its_report(
     assert copied == [name] and pair(folder) == before and report_of(folder)["engine"] is None
 
 
+def test_a_profile_beyond_what_a_file_takes_is_told_at_once(export: Export, folder: Path) -> None:
+    result = export("--trt", "--profile", "1x64x96,1x96x128,1x192x40000", code=2)
+    says(result, "at most 32768; got 192x40000")
+    assert "comparing frames" not in result.output and not (folder / "model.onnx").exists()
+
+
 def test_no_build_is_announced_before_what_is_missing(
     export: Export, folder: Path, engines: Engines, driver: Driver
 ) -> None:

@@ -55,6 +55,9 @@ def test_the_frame_size_of_the_file(values: dict[str, Any], size: tuple[int, int
         ({"max_iou_drop": -1.0}, "max_iou_drop is in points.*got -1"),
         ({"profile": SIZES}, "a profile is for building a TensorRT engine. Give --trt"),
         ({"workspace_gib": 1.0}, "a limit of the workspace is for building"),
+        ({"trt": True, "workspace_gib": 0.0}, "above 0 and up to 1024 GiB; got 0"),
+        ({"auto": True, "workspace_gib": float("nan")}, "above 0 and up to 1024 GiB; got nan"),
+        ({"contract": INT8, "trt": True, "scheme": "cpu"}, "TensorRT takes no INT8 file .* for the CPU"),
         ({"trt": True, "profile": ONE_SIZE}, "a batch of 1 only, and the profile asks for 1 to 4"),
         ({"trt": True, "profile": SIZES, "size": (64, 96)}, "a height of 64 only.* asks for 32 to 128"),
         ({"trt": True, "profile": SIZES, "batch": 2}, "a batch of 2 only, and the profile asks for 1"),
@@ -72,7 +75,6 @@ def test_what_does_not_go_together_is_told_at_once(values: dict[str, Any], rule:
     [
         ({"contract": INT8}, "cpu"),
         ({"contract": INT8, "trt": True}, "tensorrt"),
-        ({"contract": INT8, "trt": True, "scheme": "cpu"}, "cpu"),
         ({"contract": INT8, "scheme": "tensorrt"}, "tensorrt"),
     ],
 )
