@@ -106,6 +106,7 @@ def test_the_runtime_warns_of_another_driver_and_runs_the_engine(
 ) -> None:
     path = ensure_engine(onnx_path).path
     metadata = read_sidecar(path)
+    caplog.clear()
     require_own_engine(path, metadata, "10.16.1.11")
     assert not caplog.records
     setattr(driver, change, value)
