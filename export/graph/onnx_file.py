@@ -86,21 +86,38 @@ def onnx_model(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of an ONNX file of this project. Raises ModelFileError if it is not one."""
+    """The metadata of an ONNX file of this project. Raises ModelFileError if it is not one, or if its spec or
+    its contract is damaged."""
     proto = _load(path)
     try:
         metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path} is damaged: its metadata are not text. Export it again.") from error
+        # A text that is no UTF-8 is an error or, by protobuf's version, given as bytes.
+        texts = all(isinstance(text, str) for item in metadata.items() for text in item)
+    except UnicodeDecodeError:
+        texts = False
+    if not texts:
+        raise ModelFileError(f"{path} is damaged: its metadata are not text. Export it again.")
     if METADATA_KEY not in metadata:
         raise ModelFileError(f"{path} carries no spec: cpsl-export did not write it. Export the model again.")
+    ModelSpec.from_json(metadata[METADATA_KEY], str(path))
+    Contract.from_metadata(metadata, str(path))
     return metadata
 
 
 def operator_counts(path: str | os.PathLike[str]) -> dict[str, int]:
     """How many nodes of each ONNX operator a file has, the most frequent first. Raises ModelFileError if it
-    is no ONNX file."""
-    return dict(Counter(str(node.op_type) for node in _load(path).graph.node).most_common())
+    is no ONNX file, or has operators that there are not."""
+    nodes = _load(path).graph.node
+    unknown = [node.op_type for node in nodes if not _is_operator(node)]
+    if unknown:
+        raise ModelFileError(f"{path} is damaged: ONNX has no operator {unknown[0]!r}. Export it again.")
+    return dict(Counter(node.op_type for node in nodes).most_common())
+
+
+def _is_operator(node: onnx.NodeProto) -> bool:
+    # A text that is no UTF-8 is given as bytes.
+    texts = isinstance(node.op_type, str) and isinstance(node.domain, str)
+    return texts and bool(onnx.defs.has(node.op_type, node.domain))
 
 
 def _load(path: str | os.PathLike[str]) -> onnx.ModelProto:

@@ -151,6 +151,13 @@ def prepared(float_model: str | os.PathLike[str] | ModelProto, scheme: str) -> F
         raise ModelFileError(
             f"INT8 is made from an fp32 file, and {origin} is {precision}. Give the fp32 one."
         )
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFileError(
+            f"{origin} is damaged: {reason[:300]}. Export it again: cpsl-export RUN"
+        ) from error
     graph = FloatGraph(model, origin)
     graph.prepare(integers=SCHEMES[scheme].integers)
     return graph
