@@ -153,13 +153,13 @@ def prepared(float_model: str | os.PathLike[str] | ModelProto, scheme: str) -> F
         )
     try:
         onnx.checker.check_model(model)
+        graph = FloatGraph(model, origin)
+        graph.prepare(integers=SCHEMES[scheme].integers)
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelFileError(
             f"{origin} is damaged: {reason[:300]}. Export it again: cpsl-export RUN"
         ) from error
-    graph = FloatGraph(model, origin)
-    graph.prepare(integers=SCHEMES[scheme].integers)
     return graph
 
 
