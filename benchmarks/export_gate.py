@@ -47,7 +47,7 @@ def gate_of(run: Path, request: ExportRequest, watcher: Watcher) -> list[Trial]:
             network,
             spec,
             request,
-            calibration=lambda: calibration_frames(spec, request, weights.parent),
+            calibration=lambda: calibration_frames(spec, request, weights.parent, tribunal.reference.frames),
             judge=tribunal.judge_file,
         )
         return hold_trials(candidates, workshop, tribunal, network, watcher)

@@ -23,7 +23,7 @@ from cpsl_deploy.train.reporting.figures import require_matplotlib
 
 from .candidates import Candidate
 from .engine_step import with_engine
-from .gate.frames import open_frames
+from .gate.frames import Frames, open_frames
 from .gate.reference import Reference, make_reference
 from .gate.scoring import compared_scores, scorable, score_exported
 from .graph.limits import check_limits
@@ -157,7 +157,7 @@ def _made(
             network,
             spec,
             request,
-            calibration=lambda: calibration_frames(spec, request, run),
+            calibration=lambda: calibration_frames(spec, request, run, tribunal.reference.frames),
             judge=tribunal.judge_file,
         )
         trials = hold_trials(candidates, workshop, tribunal, network, watcher)
@@ -174,6 +174,11 @@ def reference_of(
     is then seen, and what resizing in the file costs, because the model sees frames at its own size there."""
     resizes = request.contract.network_size is not None
     frames = open_frames(request.frames, spec, request.file_size(spec), run=run, native=resizes)
+    if request.auto or request.contract.precision == "int8":
+        _real(frames, "judged", "--frames")
+        _calibration(spec, request, run, frames)  # said now rather than when minutes have gone
+    elif frames.generated:
+        _log.warning("the file is compared with the model on %s", frames.described)
     contract = dataclasses.replace(request.contract, output_stride=1)
     watcher.stage(_COMPARING, 0, len(frames))
     return make_reference(
@@ -186,8 +191,19 @@ def reference_of(
     )
 
 
-def calibration_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> list[np.ndarray]:
-    """Frames uint8 (H, W, 3) BGR for INT8, of the target."""
+def calibration_frames(
+    spec: ModelSpec, request: ExportRequest, run: Path, judged: Frames
+) -> list[np.ndarray]:
+    """Frames uint8 (H, W, 3) BGR for INT8, of the target, none of which is among the ``judged`` ones.
+
+    Raises DataError if there are none.
+    """
+    frames = _calibration(spec, request, run, judged)
+    _log.info("INT8 is calibrated on %s", frames.described)
+    return list(frames.images())
+
+
+def _calibration(spec: ModelSpec, request: ExportRequest, run: Path, judged: Frames) -> Frames:
     frames = open_frames(
         request.calibration,
         spec,
@@ -197,10 +213,19 @@ def calibration_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> li
         labelled_count=request.calibration_frames,
         trained=True,
         option="--calibration",
+        apart_from=judged,
     )
-    level = logging.WARNING if frames.generated else logging.INFO
-    _log.log(level, "INT8 is calibrated on %s", frames.described)
-    return list(frames.images())
+    return _real(frames, "calibrated", "--calibration")
+
+
+def _real(frames: Frames, done: str, option: str) -> Frames:
+    if frames.generated:
+        raise DataError(
+            f"INT8 is {done} on real frames of the camera; these are {frames.described}. Name a dataset, "
+            f"a folder of photos or a video: {option} DATA. Where the target cannot be read INT8 needs both, "
+            "--frames and --calibration"
+        )
+    return frames
 
 
 def _with_scores(result: ExportResult, folder: RunFolder, domains: Domains) -> ExportResult:

@@ -79,6 +79,7 @@ def open_frames(
     trained: bool = False,
     native: bool = False,
     option: str = "--frames",
+    apart_from: Frames | None = None,
 ) -> Frames:
     """Real frames of the target: up to ``labelled_count`` with labels if there are any, else ``count``.
 
@@ -91,13 +92,18 @@ def open_frames(
     be read, and generated frames otherwise (the words say so). ``trained``: the images that a run trained on
     instead of the validation images, the split ``train`` of a reference. ``native``: where ``size`` is None,
     frames stay as large as the camera gives them, for a file that resizes them itself. ``option``: of the
-    command, for messages. Raises DataError if a given reference cannot be read.
+    command, for messages. ``apart_from``: frames whose image files are not taken again. Raises DataError if a
+    given reference cannot be read, or has no other images than those.
     """
     of_dataset = partial(
         _of_dataset, spec=spec, size=size, count=count, labelled_count=labelled_count, native=native
     )
+
+    def rest(dataset: Dataset, name: str) -> Dataset:
+        return _apart(dataset, name, apart_from, option)
+
     if reference is not None:
-        return of_dataset(_open(str(reference), trained=trained), str(reference))
+        return of_dataset(rest(_open(str(reference), trained=trained), str(reference)), str(reference))
     target = _remembered_target(run, trained=trained) or spec.provenance.get("target")
     why = "the model does not say what it was adapted to"
     if isinstance(target, str):
@@ -105,10 +111,12 @@ def open_frames(
     if isinstance(target, dict):
         name = str(target.get("reference"))
         try:
-            return of_dataset(_open(**target, trained=trained), name)
+            dataset = _open(**target, trained=trained)
         except DataError as error:
             _log.info("frames are generated, because %s cannot be read: %s", name, error)
             why = f"the model's target {name} cannot be read"
+        else:
+            return of_dataset(rest(dataset, name), name)
     described = f"{count} generated frames, because {why} ({option} names others)"
     # A native frame is larger than the network's image, so that there is something to resize.
     height, width = spec.size
@@ -153,6 +161,21 @@ def _open(
         wanted = "train" if trained else "val"
         split = wanted if wanted in splits else splits[0]
     return open_dataset(reference, split, root=place, role="target", **sampling)
+
+
+def _apart(dataset: Dataset, name: str, taken: Frames | None, option: str) -> Dataset:
+    """The images of a dataset that others did not take."""
+    if taken is None:
+        return dataset
+    files = {path.resolve() for path in taken.files}
+    left = [i for i, item in enumerate(dataset.items) if item.image.resolve() not in files]
+    if not left:
+        raise DataError(
+            f"the frames that {option} takes are others than those that a file is judged on, and {name} "
+            f"({dataset.split}) has none but these {len(dataset)}. Name other images of the camera: "
+            f"{option} DATA"
+        )
+    return dataset if len(left) == len(dataset) else dataset.subset(left)
 
 
 def _of_dataset(

@@ -197,15 +197,6 @@ def test_given_calibration_images_are_the_split_it_may_train_on(
     assert len(calibrated_on) == 6, "val has 2"
 
 
-def test_calibration_on_generated_frames_is_a_warning(
-    export: Export, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder / "domains.json").unlink()
-    export("--precision", "int8", "--calibration-frames", 2)
-    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert "calibrated on 2 generated frames" in warning and "--calibration names others" in warning
-
-
 def test_int8_for_tensorrt(export: Export, folder: Path) -> None:
     result = export("--precision", "int8", "--int8-for", "tensorrt")
     assert json.loads(read_metadata(folder / "model.onnx")["calibration"])["scheme"] == "tensorrt"
