@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,12 +26,15 @@ from .gate.budget import Budget
 from .gate.frames import Frames, half_size
 from .gate.judge import Verdict, judge
 from .gate.outputs import check_outputs
+from .gate.own_size import compare_sizes
 from .gate.probe import Probe
 from .gate.reference import Reference, make_reference
 from .gate.report import Gated
 from .request import ExportRequest
 from .speed import Speed, compare_speed
 from .workshop import Workshop
+
+_log = logging.getLogger(__name__)
 
 SPEED_FRAMES = 4
 AS_FAST = 0.95
@@ -64,6 +68,10 @@ class Tribunal:
     def __init__(self, reference: Reference, request: ExportRequest) -> None:
         self.reference = reference
         self._request = request
+        resizes = request.contract.network_size is not None
+        self.sizes = None if resizes else compare_sizes(reference, request.file_size(reference.spec))
+        if self.sizes and self.sizes.drop > self.budget("fp32").max_iou_drop:
+            _log.warning("the file's size costs %.1f points: %s", self.sizes.drop, self.sizes.words)
 
     def budget(self, precision: str) -> Budget:
         return self._request.budget(precision, labelled=self.reference.has_truth)
@@ -76,7 +84,7 @@ class Tribunal:
         asked = Asked(segmenter)
         verdict = judge(asked.labels(self.reference.frames.images()), self.reference, budget)
         outputs = check_outputs(segmenter, self.reference, precision)
-        return verdict.of_file(segmenter.contract, asked.broken, outputs)
+        return verdict.of_file(segmenter.contract, asked.broken, outputs, self.sizes)
 
     def judge_file(self, path: Path) -> Verdict:
         """The verdict on an ONNX file in onnxruntime on the CPU."""

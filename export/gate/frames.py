@@ -41,6 +41,8 @@ class Frames:
     names: tuple[str, ...]
     read: Callable[[int], Pair] = dataclasses.field(repr=False)
     """Frame and truth by index. Raises DataError for a file that cannot be read."""
+    original: Callable[[int], np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    """The camera's own frame uint8 (H, W, 3) BGR by index; None where there is none but ``read`` gives it."""
     has_truth: bool = False
     generated: bool = False
     """Nobody's camera: no image of the target could be found."""
@@ -196,8 +198,11 @@ def _of_dataset(
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
     joined = dataset.with_classes(spec.classes) if labelled else dataset
 
+    def original(i: int) -> np.ndarray:
+        return np.ascontiguousarray(joined.image(indices[i])[..., ::-1])
+
     def read(i: int) -> Pair:
-        image = np.ascontiguousarray(joined.image(indices[i])[..., ::-1])
+        image = original(i)
         own = image.shape[:2]
         wanted = size or (own if native else runtime_size(spec, *own))
         truth = joined.label(indices[i]) if labelled else None
@@ -208,6 +213,7 @@ def _of_dataset(
         described=f"{count} frame{'s' * (count > 1)} of {name} ({dataset.split}){with_labels}",
         names=tuple(dataset.names[i] for i in indices),
         read=read,
+        original=original,
         files=tuple(dataset.items[i].image for i in indices),
         has_truth=labelled,
     )

@@ -17,6 +17,7 @@ from .agreement import Agreement, confusion_of
 from .blame import Blame
 from .budget import Budget
 from .outputs import OutputCheck
+from .own_size import OwnSize
 from .reference import MARGIN_EDGES, Reference, count_margins
 
 MIN_CLASS_PIXELS = 1000
@@ -75,6 +76,9 @@ class Verdict:
     """Of confidence and logits, if the file gives them."""
     contract: Contract | None = None
     """Of the file, for what helps if it fails."""
+    sizes: OwnSize | None = None
+    """What the file's size costs, where that is another than the model's own and there is ground truth. It
+    breaks no rule: the size was asked for."""
 
     @property
     def passed(self) -> bool:
@@ -113,13 +117,19 @@ class Verdict:
         )
 
     def of_file(
-        self, contract: Contract, rules: Sequence[str] = (), outputs: Sequence[OutputCheck] = ()
+        self,
+        contract: Contract,
+        rules: Sequence[str] = (),
+        outputs: Sequence[OutputCheck] = (),
+        sizes: OwnSize | None = None,
     ) -> Verdict:
-        """The verdict with what the labels alone do not tell: the file's contract, further broken rules, and
-        the other outputs, which break it if they fail."""
+        """The verdict with what the labels alone do not tell: the file's contract, further broken rules, the
+        other outputs, which break it if they fail, and what the file's size costs."""
         failed = [check.words for check in outputs if not check.passed]
         broken = (*self.broken, *rules, *failed)
-        return dataclasses.replace(self, contract=contract, broken=broken, outputs=tuple(outputs))
+        return dataclasses.replace(
+            self, contract=contract, broken=broken, outputs=tuple(outputs), sizes=sizes
+        )
 
     def require(self, blame: Blame | None = None) -> None:
         """Raises AccuracyError (exit code 3) if the file did not pass; ``blame`` adds what is responsible."""
@@ -173,6 +183,7 @@ class Verdict:
             },
             **self.agreement.as_dict(),
             "outputs": {check.name: check.as_dict() for check in self.outputs},
+            "model_at_own_size": self.sizes.as_dict() if self.sizes else None,
             "compared_on": self.frames,
             "iou_against": "ground truth" if self.has_truth else "torch model",
             "mean_iou": {"torch": _rounded(self.mean_before), "file": _rounded(self.mean_after)},

@@ -110,6 +110,11 @@ def gate_report(candidates: Sequence[Gated], *, chosen: str | None = None, pictu
         f"torch model's label. IoU is against {first.truth_words}; classes with fewer than "
         f"{MIN_CLASS_PIXELS:,} pixels of it (few) are shown, decide nothing and are not in the mean."
     )
+    if first.sizes is not None:
+        words = first.sizes.words
+        parts.append(
+            f"{words[0].upper()}{words[1:]}. The file is compared with the model at the file's size."
+        )
     parts += [f"- {_verdict_words(c)}" for c in candidates]
     parts += ["### IoU per class", class_table(candidates)]
     if pictures:
