@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +17,7 @@ pytest.importorskip("onnx", reason="needs the extra 'export'")
 from export_networks import Small, small_model, spec_for
 
 from cpsl_deploy.export.candidates import Candidate
+from cpsl_deploy.export.gate.frames import generated_frames
 from cpsl_deploy.train.models import ARCHITECTURES, save_model
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -66,7 +68,11 @@ def test_the_gate_of_every_kind_of_file(tmp_path: Path, monkeypatch: pytest.Monk
     network = small_model()
     run = tmp_path / "run"
     run.mkdir()
-    save_model(run / "model.safetensors", network, spec_for(network))
+    (tmp_path / "photos").mkdir()
+    for i, frame in enumerate(generated_frames((64, 96), 6)):
+        cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), frame)
+    spec = spec_for(network, provenance={"target": str(tmp_path / "photos")})
+    save_model(run / "model.safetensors", network, spec)
     arguments = [str(run), "-o", str(tmp_path / "gate")]
     done = CliRunner().invoke(gate.main, arguments)
     assert done.exit_code == 0, done.output
