@@ -84,7 +84,7 @@ def test_everything_is_there_and_can_be_used(finished: tuple[Path, str]) -> None
         *(
             "run/model.safetensors",
             "run/model.onnx",
-            "run/export.json",
+            "run/model.export/export.json",
             "run/recipe.toml",
             "run/metrics.jsonl",
         ),

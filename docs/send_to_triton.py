@@ -1,7 +1,7 @@
 """Send a picture to a model that ``cpsl-export --triton`` wrote and Triton Inference Server serves.
 
     pip install 'tritonclient[grpc]' opencv-python-headless click
-    python examples/send_to_triton.py street.jpg
+    python docs/send_to_triton.py street.jpg
 
 Nothing of this project is needed: size, colour order, class names and palette come with the served model.
 """
