@@ -180,8 +180,8 @@ for precision in ("bf16", "f16"):
 def test_openvino_says_what_it_really_computes_in(tiny_model: Path) -> None:
     """A precision that the CPU does not have is replaced by OpenVINO, and refused here.
 
-    In a process of its own: after OpenVINO has compiled for bf16 on a CPU that has it, a signal ends a process
-    in which faulthandler is on, as it is under pytest.
+    In a process of its own: after OpenVINO has compiled for bf16 on a CPU that has it, a signal ends a
+    process in which faulthandler is on, as it is under pytest.
     """
     pytest.importorskip("openvino")
     done = subprocess.run(
