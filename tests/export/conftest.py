@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -121,3 +122,17 @@ def export(folder: Path, traced_once: list[Contract], monkeypatch: pytest.Monkey
         return result
 
     return export
+
+
+@pytest.fixture
+def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The frames that INT8 is calibrated on from now on, uint8 (H, W, 3)."""
+    given: list[np.ndarray] = []
+    real = workshop.Quantiser
+
+    def watched(source: Path, frames: list[np.ndarray], **options: Any) -> Any:
+        given.extend(frames)
+        return real(source, frames, **options)
+
+    monkeypatch.setattr(workshop, "Quantiser", watched)
+    return given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ from finished_run import Run
 from gate_files import SIZE, model_and_spec
 
 from cpsl_deploy.errors import DataError
-from cpsl_deploy.export import workshop
 from cpsl_deploy.export.gate.frames import generated_frames, open_frames
 
 MODEL, SPEC = model_and_spec()
@@ -25,19 +23,6 @@ def photos(folder: Path, count: int) -> Path:
     for i, frame in enumerate(generated_frames((96, 128), count)):
         cv2.imwrite(str(folder / f"{i:02}.png"), frame)
     return folder
-
-
-@pytest.fixture
-def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    given: list[np.ndarray] = []
-    real = workshop.Quantiser
-
-    def watched(source: Path, frames: list[np.ndarray], **options: Any) -> Any:
-        given.extend(frames)
-        return real(source, frames, **options)
-
-    monkeypatch.setattr(workshop, "Quantiser", watched)
-    return given
 
 
 @pytest.mark.parametrize("same_name", [True, False], ids=["same name", "another name of the folder"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +18,7 @@ from torch.nn import functional
 
 import cpsl_deploy
 from cpsl_deploy.contract import Contract
-from cpsl_deploy.export import trials, workshop
+from cpsl_deploy.export import trials
 from cpsl_deploy.export.command import main
 from cpsl_deploy.export.graph.onnx_file import read_metadata
 from cpsl_deploy.train.models import ARCHITECTURES
@@ -145,19 +144,6 @@ def test_half_precision(export: Export, folder: Path) -> None:
     assert onnx.TensorProto.FLOAT16 in weights
     (candidate,) = report_of(folder)["candidates"]
     assert candidate["budget"]["min_agreement"] == 0.99 and candidate["precision"] == "fp16"
-
-
-@pytest.fixture
-def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    given: list[np.ndarray] = []
-    real = workshop.Quantiser
-
-    def watched(source: Path, frames: list[np.ndarray], **options: Any) -> Any:
-        given.extend(frames)
-        return real(source, frames, **options)
-
-    monkeypatch.setattr(workshop, "Quantiser", watched)
-    return given
 
 
 def test_int8_is_calibrated_on_what_the_run_trained_on(
