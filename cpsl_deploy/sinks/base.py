@@ -1,0 +1,35 @@
+"""What every sink is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from ..streams.result import StreamResult
+
+
+class Sink(ABC):
+    """Takes the results of one or several sources, in the order of each source, from one thread.
+
+    Nothing is opened before the first result. A sink that raises an OutputError or OSError from `write` has
+    let go of what it could not finish, and the next `write` begins afresh.
+    """
+
+    name: str
+    """For logs, the health endpoint and errors: "overlay", "labels", "areas", ..."""
+
+    def check(self) -> None:  # noqa: B027  most sinks have nothing to check
+        """Raise UnavailableError or OutputError if this cannot work: called before any source is opened."""
+
+    @abstractmethod
+    def write(self, result: StreamResult) -> None:
+        """Take one result. Raises OutputError if it cannot be stored."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what was begun, so that it can be read. Closing twice is fine.
+
+        Raises OutputError if it cannot be finished.
+        """
+
+    def abort(self) -> None:  # noqa: B027  most sinks hold nothing unfinished
+        """Let go of what was begun, leaving nothing unfinished behind. Never raises."""

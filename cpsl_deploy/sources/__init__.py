@@ -1,0 +1,1 @@
+"""Where frames come from: images, video files, cameras, network streams, standard input."""
