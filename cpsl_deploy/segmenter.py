@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +74,43 @@ class Prediction:
         return image
 
 
+def _no_buffer() -> np.ndarray:
+    return np.empty((0, 0, 3), np.uint8)
+
+
+@dataclass(eq=False)
+class FrameBuffers:
+    """Memory that `Segmenter.prepare` writes into, uint8 (h, w, 3), and replaces when the size changes."""
+
+    resized: np.ndarray = field(default_factory=_no_buffer)
+    swapped: np.ndarray = field(default_factory=_no_buffer)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A frame as the file takes it."""
+
+    frame: np.ndarray
+    """As it was given."""
+    colour_order: str
+    """Of ``frame``."""
+    image: np.ndarray
+    """uint8 (h, w, 3), of the size and colour order that the file takes; perhaps ``frame`` itself."""
+    pre_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inferred:
+    """What the file gave for one frame."""
+
+    prepared: Prepared
+    outputs: dict[str, np.ndarray]
+    """By the names of `contract.OUTPUTS`, without the batch's axis."""
+    pre_s: float
+    inference_s: float
+    """The frame's share of the inference."""
+
+
 class Segmenter:
     """An opened model. Use it in a ``with`` block or call `close`; one thread at a time."""
 
@@ -84,7 +121,7 @@ class Segmenter:
         self.contract = backend.contract
         self.backend = backend
         self.origin = origin
-        self._resized = self._swapped = np.empty((0, 0, 3), np.uint8)
+        self._buffers = FrameBuffers()
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels at which a frame of the given size is given to the file.
@@ -107,21 +144,8 @@ class Segmenter:
         ``colour_order``: of the frame, "BGR" (as OpenCV reads) or "RGB".
         Raises InputError if the frame or the colour order breaks a rule.
         """
-        started = time.perf_counter()
-        _check_frame(frame, colour_order)
-        if self.backend.batch not in (None, 1):
-            raise InputError(
-                f"{self.origin} takes {self.backend.batch} frames at a time; give them to predict_batch, or "
-                "export the model with a batch of one"
-            )
-        size = self.input_size(*frame.shape[:2])
-        image = self._prepare(frame, size, colour_order)
-        prepared = time.perf_counter()
-        outputs = self.backend.infer(image[None])
-        inferred = time.perf_counter()
-        return self._prediction(
-            frame, colour_order, size, outputs, 0, prepared - started, inferred - prepared
-        )
+        prepared = self.prepare(frame, colour_order=colour_order, buffers=self._buffers)
+        return self.finish(*self.infer([prepared]))
 
     def predict_batch(self, frames: Sequence[np.ndarray], *, colour_order: str = "BGR") -> list[Prediction]:
         """Segment frames, uint8 (H, W, 3) all of one size, in their order.
@@ -143,32 +167,58 @@ class Segmenter:
             )
         if wanted == 1 or len(frames) < 2:
             return [self.predict(frame, colour_order=colour_order) for frame in frames]
+        prepared = [self.prepare(f, colour_order=colour_order, buffers=FrameBuffers()) for f in frames]
+        return [self.finish(one) for one in self.infer(prepared)]
+
+    def prepare(
+        self, frame: np.ndarray, *, colour_order: str = "BGR", buffers: FrameBuffers | None = None
+    ) -> Prepared:
+        """The first of the three steps of `predict`, for those who run the steps side by side.
+
+        `prepare`, `infer` and `finish` may each have a thread of its own. ``buffers`` are written into and
+        must not be given to another `prepare` before `infer` returned; without them memory is allocated.
+        Arguments and errors are those of `predict`.
+        """
         started = time.perf_counter()
-        size = self.input_size(*frames[0].shape[:2])
-        batch = np.empty((len(frames), *size, 3), np.uint8)
-        for i, frame in enumerate(frames):
-            batch[i] = self._prepare(frame, size, colour_order)
-        prepared = time.perf_counter()
+        _check_frame(frame, colour_order)
+        size = self.input_size(*frame.shape[:2])
+        image = self._as_input(frame, size, colour_order, buffers or FrameBuffers())
+        return Prepared(
+            frame=frame, colour_order=colour_order, image=image, pre_s=time.perf_counter() - started
+        )
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[Inferred]:
+        """The second step: what the file gives for one or more frames prepared to one size, in one inference.
+
+        Raises InputError if the file does not take so many frames, or they differ in size.
+        """
+        if self.backend.batch not in (None, len(prepared)):
+            raise InputError(
+                f"{self.origin} takes {self.backend.batch} frames at a time; give them to predict_batch, or "
+                "export the model with a batch of one"
+            )
+        started = time.perf_counter()
+        # One frame is a view: nothing is copied.
+        batch = prepared[0].image[None] if len(prepared) == 1 else np.stack([p.image for p in prepared])
+        stacked = time.perf_counter()
         outputs = self.backend.infer(batch)
-        inferred = time.perf_counter()
-        times = ((prepared - started) / len(frames), (inferred - prepared) / len(frames))
+        inference_s = (time.perf_counter() - stacked) / len(prepared)
+        stack_s = (stacked - started) / len(prepared)
         return [
-            self._prediction(frame, colour_order, size, outputs, i, *times) for i, frame in enumerate(frames)
+            Inferred(
+                prepared=one,
+                outputs={name: array[index] for name, array in outputs.items()},
+                pre_s=one.pre_s + stack_s,
+                inference_s=inference_s,
+            )
+            for index, one in enumerate(prepared)
         ]
 
-    def _prediction(
-        self,
-        frame: np.ndarray,
-        colour_order: str,
-        size: tuple[int, int],
-        outputs: dict[str, np.ndarray],
-        index: int,
-        pre_s: float,
-        inference_s: float,
-    ) -> Prediction:
-        """Of one frame, from the outputs of the batch it was in; ``size`` is that of the file's input."""
+    def finish(self, inferred: Inferred) -> Prediction:
+        """The last step: labels at the frame's size from what the file gave."""
         started = time.perf_counter()
-        one = {name: array[index] for name, array in outputs.items()}
+        one, frame = dict(inferred.outputs), inferred.prepared.frame
+        size = inferred.prepared.image.shape[:2]
         if LABELS not in one:
             stride = self.contract.output_stride
             dense = -(-size[0] // stride), -(-size[1] // stride)
@@ -180,8 +230,8 @@ class Segmenter:
             if name in one and one[name].shape != frame.shape[:2]:
                 one[name] = self._at_frame_size(one[name], size, frame.shape[:2])
         timings = {
-            "pre": 1e3 * pre_s,
-            "inference": 1e3 * inference_s,
+            "pre": 1e3 * inferred.pre_s,
+            "inference": 1e3 * inferred.inference_s,
             "post": 1e3 * (time.perf_counter() - started),
         }
         return Prediction(
@@ -189,7 +239,7 @@ class Segmenter:
             classes=self.classes,
             timings_ms=timings,
             frame=frame,
-            colour_order=colour_order,
+            colour_order=inferred.prepared.colour_order,
             confidence=one.get(CONFIDENCE),
             logits=one.get(LOGITS),
         )
@@ -207,17 +257,18 @@ class Segmenter:
         )
         return values[rows[:, None], columns]
 
-    def _prepare(self, frame: np.ndarray, size: tuple[int, int], colour_order: str) -> np.ndarray:
-        """The frame as the model takes it: the frame itself if nothing is to do, else a buffer that the next
-        call uses again. That is safe because the backend is done with it when `predict` returns."""
+    def _as_input(
+        self, frame: np.ndarray, size: tuple[int, int], colour_order: str, buffers: FrameBuffers
+    ) -> np.ndarray:
+        """The frame as the file takes it: the frame itself if nothing is to do, else one of the buffers."""
         if frame.shape[:2] != size:
             shrinks = size[0] * size[1] < frame.shape[0] * frame.shape[1]
             method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            self._resized = _buffer_of(self._resized, size)
-            frame = cv2.resize(frame, size[::-1], dst=self._resized, interpolation=method)
+            buffers.resized = _buffer_of(buffers.resized, size)
+            frame = cv2.resize(frame, size[::-1], dst=buffers.resized, interpolation=method)
         if colour_order != self.contract.colour_order:
-            self._swapped = _buffer_of(self._swapped, size)
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=self._swapped)
+            buffers.swapped = _buffer_of(buffers.swapped, size)
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=buffers.swapped)
         return frame
 
     def describe(self) -> dict[str, Any]:
