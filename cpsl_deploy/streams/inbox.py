@@ -29,7 +29,8 @@ class Inbox:
     """The frames of one source that wait for the model.
 
     ``changed`` is notified whenever a frame came or the inbox was closed; inboxes that are waited for
-    together share it. ``on_drop`` is called for every frame that the policy drops.
+    together share it. ``every``: of so many frames one is let in, beginning with the first. ``on_drop`` is
+    called for every frame that the policy drops, ``on_skip`` for every one that ``every`` leaves out.
     """
 
     def __init__(
@@ -37,12 +38,15 @@ class Inbox:
         policy: Policy,
         *,
         depth: int = 4,
+        every: int = 1,
         changed: threading.Condition | None = None,
         on_drop: Callable[[], None] = lambda: None,
+        on_skip: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
         self._depth = depth if policy == "lossless" else 1
-        self._on_drop = on_drop
+        self._every, self._offered = every, 0
+        self._on_drop, self._on_skip = on_drop, on_skip
         self._waiting: deque[Pending] = deque()
         self._changed = changed or threading.Condition()
         self._closed = False
@@ -51,6 +55,11 @@ class Inbox:
     def put(self, pending: Pending) -> bool:
         """Add a frame; in the lossless policy wait for room. False, with the frame let go of, if the inbox is
         closed: the source should stop."""
+        self._offered += 1
+        if (self._offered - 1) % self._every and not self._closed:
+            pending.drop()
+            self._on_skip()
+            return True
         dropped = None
         with self._changed:
             if self.policy == "lossless":

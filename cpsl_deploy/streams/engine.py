@@ -1,0 +1,250 @@
+"""Frames of several sources through one model: decoding, pre-processing, inference, post-processing overlap.
+
+    feeds (a thread each) -> inboxes -> prepare -> infer -> finish, in the thread that iterates
+
+With lossless sources alone, preparing has a thread of its own, one step ahead. With a live source it does not
+run ahead: a frame is picked only when the model is free and there is room for its result, so that it is the
+newest there is and never grows old in a queue.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..errors import InputError
+from ..segmenter import FrameBuffers, Inferred, Prepared
+from ..sources.base import Feed, Frame
+from .inbox import Inbox
+from .options import EngineOptions
+from .result import StreamResult
+from .view import View
+
+log = logging.getLogger(__name__)
+
+_DEPTH = 2
+"""Results that may wait for the caller, where no source is live."""
+
+
+class _Job(NamedTuple):
+    frame: Frame
+    prepared: Prepared
+
+
+class _Room:
+    """Places for results on their way to the caller."""
+
+    def __init__(self, places: int) -> None:
+        self._free, self._changed, self._closed = places, threading.Condition(), False
+
+    def take(self) -> bool:
+        """Wait for a place; False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._free > 0)
+            self._free -= 1
+            return not self._closed
+
+    def give(self) -> None:
+        with self._changed:
+            self._free += 1
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Engine:
+    """Runs a model over feeds with names of their own. Iterate `results`; `close` ends threads and feeds."""
+
+    def __init__(self, feeds: Sequence[Feed], view: View, options: EngineOptions) -> None:
+        self.feeds = {feed.name: feed for feed in feeds}
+        self._view, self._options = view, options
+        self._changed = threading.Condition()
+        self._inboxes = [self._inbox(feed) for feed in feeds]
+        self.lossless = all(inbox.policy == "lossless" for inbox in self._inboxes)
+        """Whether no frame of any source is dropped."""
+        self._room = _Room(_DEPTH if self.lossless else 1)
+        self._ahead: queue.Queue[list[_Job] | None] = queue.Queue(1)
+        self._done: queue.SimpleQueue[tuple[Frame, Inferred] | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._next = 0
+        self._batch = 1
+        self._buffers: Iterator[FrameBuffers] = iter(())
+        self._started_s: float | None = None
+        self._error: BaseException | None = None
+
+    def _inbox(self, feed: Feed) -> Inbox:
+        return Inbox(
+            self._options.policy or ("latest" if feed.live else "lossless"),
+            every=self._options.every,
+            changed=self._changed,
+            on_drop=lambda: feed.status.count(dropped=1),
+            on_skip=lambda: feed.status.count(skipped=1),
+        )
+
+    def start(self) -> None:
+        """Make the first connections, warm the model up, and begin. Raises what `Feed.open` raises."""
+        for feed in self.feeds.values():
+            feed.open()
+        self._batch = self._view.batch(
+            self._options.batch, sources=len(self.feeds), warm_up=not self.lossless
+        )
+        # For every frame of a batch: one in preparation, one waiting, one with the model.
+        self._buffers = itertools.cycle([FrameBuffers() for _ in range(3 * self._batch)])
+        self._started_s = time.monotonic()
+        for feed, inbox in zip(self.feeds.values(), self._inboxes, strict=True):
+            feed.start(inbox)
+        if self.lossless:
+            self._begin("cpsl-prepare", self._prepare_ahead, lambda: self._put_ahead(None))
+            self._begin("cpsl-infer", self._infer_prepared, lambda: self._done.put(None))
+        else:
+            self._begin("cpsl-infer", self._infer_newest, lambda: self._done.put(None))
+
+    def results(self) -> Iterator[StreamResult]:
+        """Results, in the order of each source. Raises what ended the stream before its time, after them."""
+        delivered = 0
+        while (done := self._next_done()) is not None:
+            frame, inferred = done
+            self._room.give()
+            result = StreamResult(frame=frame, prediction=self._view.finish(frame, inferred))
+            result.stamp()
+            self.feeds[frame.source].status.deliver(result.age_ms)
+            yield result
+            delivered += 1
+            if delivered == self._options.max_frames:
+                return self.stop()
+        self._raise_error()
+
+    def _next_done(self) -> tuple[Frame, Inferred] | None:
+        limit = self._options.max_seconds
+        if limit is None or self._started_s is None:
+            return self._done.get()
+        try:
+            return self._done.get(timeout=max(0.0, self._started_s + limit - time.monotonic()))
+        except queue.Empty:
+            self.stop()
+            return None
+
+    def _raise_error(self) -> None:
+        for error in (self._error, *(inbox.error for inbox in self._inboxes)):
+            if error is not None:
+                raise error
+
+    def stop(self) -> None:
+        """Take no more frames; `results` ends with what is done. May be called from any thread."""
+        self._stop.set()
+        self._room.close()
+        for inbox in self._inboxes:
+            inbox.close()
+
+    def close(self) -> None:
+        """Stop, and end all threads and feeds. Closing twice is fine."""
+        self.stop()
+        for feed in self.feeds.values():
+            feed.close()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _begin(self, name: str, work: Callable[[], None], at_end: Callable[[], object]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._error = self._error or error
+                self.stop()
+            finally:
+                at_end()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _infer_newest(self) -> None:
+        while self._room.take():
+            jobs = self._pick_jobs()
+            if jobs is None:
+                return
+            self._infer(jobs, has_room=True)
+
+    def _prepare_ahead(self) -> None:
+        while (jobs := self._pick_jobs()) is not None and self._put_ahead(jobs):
+            pass
+
+    def _infer_prepared(self) -> None:
+        while (jobs := self._get_ahead()) is not None:
+            self._infer(jobs, has_room=False)
+
+    def _infer(self, jobs: list[_Job], *, has_room: bool) -> None:
+        """Infer, those of one size together, and hand on as there is room, for the first perhaps taken."""
+        sizes = dict.fromkeys(job.prepared.image.shape for job in jobs)
+        for size in sizes:
+            same = [job for job in jobs if job.prepared.image.shape == size]
+            for job, inferred in zip(same, self._view.infer([job.prepared for job in same]), strict=True):
+                if not has_room and not self._room.take():
+                    return
+                has_room = False
+                self._done.put((job.frame, inferred))
+
+    def _put_ahead(self, jobs: list[_Job] | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ahead.put(jobs, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _get_ahead(self) -> list[_Job] | None:
+        while not self._stop.is_set():
+            try:
+                return self._ahead.get(timeout=0.1)
+            except queue.Empty:
+                continue
+        return None
+
+    def _pick_jobs(self) -> list[_Job] | None:
+        """The next frames, prepared, up to a batch; None at the end."""
+        while (frames := self._pick()) is not None:
+            jobs = [job for frame in frames if (job := self._prepared(frame)) is not None]
+            if jobs:
+                return jobs
+        return None
+
+    def _prepared(self, frame: Frame) -> _Job | None:
+        assert frame.image is not None
+        try:
+            return _Job(frame, self._view.prepare(frame.image, next(self._buffers)))
+        except InputError as error:
+            self.feeds[frame.source].status.count(corrupt=1)
+            log.warning("%s: frame %d is skipped: %s", frame.source, frame.index, error)
+            return None
+
+    def _pick(self) -> list[Frame] | None:
+        """Wait for frames and take up to a batch, every source in its turn; None at the end."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._is_something_to_do)
+            frames: list[Frame] = []
+            idle = 0
+            while len(frames) < self._batch and idle < len(self._inboxes):
+                frame = self._inboxes[self._next].take()
+                self._next = (self._next + 1) % len(self._inboxes)
+                idle = 0 if frame is not None else idle + 1
+                if frame is not None:
+                    frames.append(frame)
+            if frames:
+                return frames
+            if self._stop.is_set() or all(inbox.exhausted for inbox in self._inboxes):
+                return None
+
+    def _is_something_to_do(self) -> bool:
+        return any(inbox.ready for inbox in self._inboxes) or all(inbox.exhausted for inbox in self._inboxes)
