@@ -108,7 +108,8 @@ class Region:
 
     def view(self, frame: np.ndarray, limits: InputLimits | None = None) -> np.ndarray:
         """The region of a frame uint8 (H, W, 3), not copied. Raises DataError as `box` does."""
-        return frame[self.box(*frame.shape[:2], limits)]
+        height, width = frame.shape[:2]
+        return frame[self.box(height, width, limits)]
 
     def place(self, prediction: Prediction, frame: np.ndarray) -> Prediction:
         """What was said of the `view` of a frame, as a prediction of the whole frame uint8 (H, W, 3).
@@ -119,8 +120,9 @@ class Region:
 
         Raises DataError if the prediction is of another size than the region in this frame.
         """
-        box = self.box(*frame.shape[:2], InputLimits(min_side=1))
-        labels = np.full(frame.shape[:2], IGNORE, np.uint8)
+        height, width = frame.shape[:2]
+        box = self.box(height, width, InputLimits(min_side=1))
+        labels = np.full((height, width), IGNORE, np.uint8)
         if prediction.labels.shape != labels[box].shape:
             raise DataError(
                 f"the region of interest {self} has {labels[box].shape} pixels (height, width) in this "
@@ -129,7 +131,7 @@ class Region:
         labels[box] = prediction.labels
         confidence = None
         if prediction.confidence is not None:
-            confidence = np.zeros(frame.shape[:2], np.uint8)
+            confidence = np.zeros((height, width), np.uint8)
             confidence[box] = prediction.confidence
         return dataclasses.replace(prediction, frame=frame, labels=labels, confidence=confidence, logits=None)
 
