@@ -1,37 +1,60 @@
 """Reading images and masks from files, exactly and with errors instead of half a picture.
 
-OpenCV decodes, but two of its habits are dangerous for datasets: it returns a truncated JPEG with its lower
-part grey and no error, and it expands palette PNGs to colours, losing the ids. Both are dealt with here.
+OpenCV decodes, but three of its habits are dangerous: it returns a truncated JPEG with its lower part grey
+and no error, it expands palette PNGs to colours, losing the ids, and it reserves gigabytes because a small
+file announces them. All are dealt with here.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from ..errors import DataError
+from ..sources.base import InputLimits
+from .image_header import JPEG, PNG, image_header, jpeg_segments, png_chunks
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
+DATASET_LIMITS = InputLimits(max_pixels=1 << 28, max_side=1 << 16, min_side=1)
+"""For images and masks that someone chose to train on: photos of any camera, and masks of any size."""
+_BYTES_PER_PIXEL = 8
+"""Of the largest pixel that is read: four channels of 16 bits, stored without compression."""
+_BYTES_BESIDE = 64 << 20
+"""What a file may hold besides its pixels."""
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # PNG colour types
 
 
-def read_image(path: Path, *, upright: bool = False) -> np.ndarray:
-    """Read an image as uint8 (H, W, 3) RGB; grey images are repeated, alpha is dropped.
+def read_image(path: Path, *, upright: bool = False, limits: InputLimits = DATASET_LIMITS) -> np.ndarray:
+    """Read an image as uint8 (H, W, 3) RGB; `read_image_bgr` says what becomes of other kinds of pixels.
 
     ``upright``: turn the picture as its EXIF orientation says. Labelled images are read as stored, because
     their masks are drawn on a pixel grid that has no such tag; photos are read upright.
 
-    Raises DataError, with the path, if the file is missing, empty, truncated or not an image.
+    Raises DataError as `read_image_bgr` does.
+    """
+    return cv2.cvtColor(read_image_bgr(path, upright=upright, limits=limits), cv2.COLOR_BGR2RGB)
+
+
+def read_image_bgr(path: Path, *, upright: bool = False, limits: InputLimits = DATASET_LIMITS) -> np.ndarray:
+    """Read an image as uint8 (H, W, 3) BGR, the order that OpenCV and the model files work in.
+
+    Grey is repeated, a palette is looked up, CMYK is converted, alpha is dropped (the colour under it stays,
+    however transparent). 16-bit values are scaled to 8 bits, so that full white stays white; they are not
+    stretched to the range that is used. Of several pictures in one file (GIF, WebP, APNG, TIFF) the first is
+    read. The kind is told from the content, not from the suffix.
+
+    Raises DataError, with the path, if the file is missing, no regular file, empty, truncated or no image, or
+    breaks ``limits``, which is seen before anything is decoded.
     """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.cvtColor(_decode(_read(path), path, flags), cv2.COLOR_BGR2RGB)
+    return _decode(_read(path, limits), path, flags)
 
 
 def read_mask(path: Path, *, channel: int | None = None) -> np.ndarray:
@@ -74,26 +97,22 @@ def image_size(path: Path, *, upright: bool = False) -> tuple[int, int]:
     """(height, width) in pixels, from the header alone for PNG and JPEG. Raises DataError as reading does."""
     with _open(path) as file:
         head = file.read(1 << 18)
-    size = None
-    if head.startswith(_PNG) and len(head) >= 24:
-        width, height = struct.unpack(">II", head[16:24])
-        size = (height, width)
-    elif head.startswith(_JPEG):
-        size = _jpeg_size(head)
-        if upright and orientation(path) >= 5:
-            size = size and (size[1], size[0])
-    if size is None:
-        return read_image(path, upright=upright).shape[:2]
-    return size
+    header = image_header(head)
+    if header is not None and header.kind == "JPEG":
+        turned = upright and orientation(path) >= 5
+        return (header.width, header.height) if turned else (header.height, header.width)
+    if header is not None and header.kind == "PNG" and not (upright and b"eXIf" in head):
+        return header.height, header.width
+    return read_image(path, upright=upright).shape[:2]
 
 
 def orientation(path: Path) -> int:
     """EXIF orientation of a JPEG, 1 (as stored) to 8; 1 where the file has none."""
     with _open(path) as file:
         head = file.read(1 << 18)
-    if not head.startswith(_JPEG):
+    if not head.startswith(JPEG):
         return 1
-    for marker, start, end in _jpeg_segments(head):
+    for marker, start, end in jpeg_segments(head):
         if marker == 0xE1 and head[start : start + 6] == b"Exif\0\0":
             return _exif_orientation(head[start + 6 : end])
     return 1
@@ -107,26 +126,39 @@ def is_colour_png(path: Path) -> bool:
 
 def is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG ends before its end marker. Some cameras add bytes after it; those are fine."""
-    if data.startswith(_JPEG):
-        scan = next((end for marker, _, end in _jpeg_segments(data) if marker == 0xDA), None)
+    if data.startswith(JPEG):
+        scan = next((end for marker, _, end in jpeg_segments(data) if marker == 0xDA), None)
         return scan is None or data.find(b"\xff\xd9", scan) < 0
-    if data.startswith(_PNG):
-        return not any(kind == b"IEND" for kind, _, _ in _png_chunks(data))
+    if data.startswith(PNG):
+        return not any(kind == b"IEND" for kind, _, _ in png_chunks(data))
     return False
 
 
-def _open(path: Path):
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file. A FIFO would have the caller wait until someone writes to it."""
     try:
-        return open(path, "rb")
-    except OSError as error:
-        raise DataError(
-            f"cannot read {path}: {error.strerror}. Check the path and its permissions."
-        ) from error
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}. Check the path and its permissions.") from error
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise DataError(f"{path} is no regular file, and images are. Name a file, or leave it out.")
+    return file
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limits: InputLimits = DATASET_LIMITS) -> bytes:
+    """The content of an image file that may be decoded."""
     with _open(path) as file:
-        data = file.read()
+        size = os.fstat(file.fileno()).st_size
+        most = _BYTES_BESIDE + _BYTES_PER_PIXEL * limits.max_pixels
+        if size > most:
+            raise DataError(
+                f"{path} has {size} bytes; an image of {limits.max_pixels} pixels (limit max_pixels) has at "
+                f"most {most}. Make it smaller, or raise the limit."
+            )
+        data = file.read(most)
     if not data:
         raise DataError(f"{path} is empty. Copy or download the file again.")
     if is_truncated(data):
@@ -134,7 +166,21 @@ def _read(path: Path) -> bytes:
             f"{path} is truncated: its {len(data)} bytes end before the image does. "
             "Copy or download it again."
         )
+    _check_header(data, path, limits)
     return data
+
+
+def _check_header(data: bytes, path: Path, limits: InputLimits) -> None:
+    header = image_header(data)
+    if header is None:
+        raise _no_image(data, path)
+    problem = header.problem or limits.broken_by(header.height, header.width)
+    if not problem and header.tile is not None and header.tile[0] * header.tile[1] > limits.max_pixels:
+        problem = f"tiles of {header.tile[1]}x{header.tile[0]} pixels (limit max_pixels)"
+    if problem:
+        raise DataError(
+            f"{path} announces {problem}. It was not decoded; give it another size, or change the limit."
+        )
 
 
 def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
@@ -143,45 +189,15 @@ def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
     except cv2.error as error:
         raise DataError(f"{path} cannot be decoded ({error.err}). Copy or download it again.") from error
     if image is None:
-        raise DataError(
-            f"{path} is not a readable image ({len(data)} bytes). Images are "
-            f"{', '.join(s[1:] for s in IMAGE_SUFFIXES)} files; copy or download it again."
-        )
+        raise _no_image(data, path)
     return image
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of every whole chunk's content."""
-    at = len(_PNG)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        end = at + 8 + length
-        if end + 4 > len(data):
-            return
-        yield data[at + 4 : at + 8], at + 8, end
-        at = end + 4
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of every header segment's content up to and with the first scan's."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, at + 4, end
-        if marker == 0xDA:
-            return
-        at = end
-
-
-def _jpeg_size(head: bytes) -> tuple[int, int] | None:
-    for marker, start, _ in _jpeg_segments(head):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and start + 5 <= len(head):
-            return struct.unpack(">HH", head[start + 1 : start + 5])
-    return None
+def _no_image(data: bytes, path: Path) -> DataError:
+    return DataError(
+        f"{path} is not a readable image ({len(data)} bytes). Images are "
+        f"{', '.join(s[1:] for s in IMAGE_SUFFIXES)} files of 8 or 16 bits; copy or download it again."
+    )
 
 
 def _exif_orientation(tiff: bytes) -> int:
@@ -200,7 +216,7 @@ def _exif_orientation(tiff: bytes) -> int:
 
 def _png_header(data: bytes) -> tuple[int, int]:
     """(bits per sample, colour type) of a PNG; (8, grey) for any other file."""
-    return (data[24], data[25]) if data.startswith(_PNG) and len(data) >= 26 else (8, _GREY)
+    return (data[24], data[25]) if data.startswith(PNG) and len(data) >= 26 else (8, _GREY)
 
 
 def _palette_depth(path: Path) -> int:
@@ -213,8 +229,8 @@ def _without_palette(data: bytes) -> bytes:
     """A palette PNG as the grey PNG of its indices: same pixel data, other header, no palette."""
     if _png_header(data)[1] != _PALETTE:
         return data
-    parts = [_PNG]
-    for kind, start, end in _png_chunks(data):
+    parts = [PNG]
+    for kind, start, end in png_chunks(data):
         if kind in (b"PLTE", b"tRNS", b"bKGD", b"hIST", b"sPLT"):
             continue
         content = data[start:end]
