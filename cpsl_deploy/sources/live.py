@@ -1,0 +1,343 @@
+"""A camera, a network stream, a pipeline or standard input: watched, brought back, and never trusted.
+
+Decoding happens in a `ReaderProcess`. A thread here hears what it says, hands its frames to the inbox,
+ends it when it stalls and starts another when the source was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from ..errors import CpslError, DataError, InputError, UnavailableError
+from ..streams.inbox import Inbox, Pending
+from ..streams.status import SourceStatus
+from .backoff import Backoff, ReconnectOptions
+from .base import Feed, Frame, InputLimits
+from .live_options import LiveOptions
+from .reader_process import ReaderProcess
+from .reference import SourceReference, classify
+from .shared_frames import BufferPool
+
+log = logging.getLogger(__name__)
+
+_START_UP_S = 10.0
+"""For the reader process to come up on a busy machine, besides the time that the connection may take."""
+_STEP_S = 0.001
+"""Frames whose time stamps do not grow are set so far apart: a video file needs times that do."""
+
+
+class _Outcome(NamedTuple):
+    """How a connection ended."""
+
+    how: Literal["closed", "ended", "lost"]
+    reason: str = ""
+
+
+class LiveFeed(Feed):
+    """Brings the frames of one live source into an inbox, through losses and stalls.
+
+    What is told: `status` has the state and the counters. ``live`` becomes False in `open` if the source
+    turns out to be a file behind an address, which is read to its end and continued where it broke off.
+    """
+
+    is_video = True
+    count = None
+
+    def __init__(
+        self,
+        reference: SourceReference | str | os.PathLike[str] | int,
+        *,
+        name: str | None = None,
+        reconnect: ReconnectOptions | None = None,
+        options: LiveOptions | None = None,
+        limits: InputLimits | None = None,
+        stdin: int = 0,
+        draw: Callable[[], float] | None = None,
+    ) -> None:
+        """``name``: by default the reference's. ``stdin``: the descriptor that ``-`` reads. ``draw``: gives
+        numbers from 0 to 1 for the jitter.
+
+        Raises InputError or UnavailableError as `classify` does, InputError for a file.
+        """
+        self.reference = reference if isinstance(reference, SourceReference) else classify(reference)
+        if self.reference.kind == "file":
+            raise InputError(
+                f"a live source is a camera, a stream's address, a pipeline or -; got {reference}"
+            )
+        self.name = name or self.reference.name
+        self.live = self.reference.live
+        self.fps: float | None = None
+        self.status = SourceStatus(self.name)
+        self._reconnect = reconnect or ReconnectOptions()
+        self._options = options or LiveOptions()
+        self._limits = limits or InputLimits()
+        self._stdin = stdin if self.reference.kind == "stdin" else None
+        self._backoff = Backoff(self._reconnect, **({"draw": draw} if draw is not None else {}))
+        self._pool = BufferPool()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._process: ReaderProcess | None = None
+        self._thread: threading.Thread | None = None
+        self._inbox: Inbox | None = None
+        self._finite = False
+        self._what = ""
+        self._index = 0
+        self._frames = 0
+        self._size: tuple[int, int] | None = None
+        self._first_s: float | None = None
+        self._offset_s: float | None = None
+        self._last_time_s: float | None = None
+        self._last_frame_s = 0.0
+        self._last_good_s = time.monotonic()
+
+    def open(self) -> None:
+        """Make the first connection. Raises DataError or UnavailableError, without credentials."""
+        try:
+            reason = self._connect()
+        except UnavailableError as error:
+            self.status.become("failed", str(error))
+            raise
+        if reason:
+            self.status.become("failed", reason)
+            raise DataError(
+                f"{self.reference.shown} cannot be opened: {reason}. Check the address or the device, and "
+                "that it can be reached from here"
+            )
+        if self.reference.kind == "network":
+            self.live = not self._finite
+        rate = f", {self.fps:g} frames/s" if self.fps else ""
+        self.status.become("connected", f"{self._what}{rate}")
+
+    def start(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._thread = threading.Thread(
+            target=self._supervise, args=(inbox,), name=f"cpsl-{self.name}", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        with self._lock:
+            if self._process is not None:
+                self._process.stop()
+        if self._inbox is not None:
+            self._inbox.end()  # or the thread would wait for room
+        if self._thread is not None:
+            self._thread.join()
+        self._disconnect()
+        if self.status.state != "failed":
+            self.status.become("ended", "closed")
+
+    def _connect(self) -> str:
+        """Start a reader and wait until its source is open: why it is not, or nothing.
+
+        Raises UnavailableError if it never can be on this machine.
+        """
+        options = self._reconnect
+        try:
+            process = ReaderProcess(
+                self.reference,
+                options=self._options,
+                limits=self._limits,
+                open_timeout_s=options.open_timeout_s,
+                after_s=self._last_time_s if self._finite else None,
+                stdin=self._stdin,
+            )
+        except OSError as error:
+            return f"the reader process cannot be started: {error.strerror or error}"
+        with self._lock:
+            self._process = process
+            if self._closing.is_set():
+                process.stop()
+        message = process.first_message(options.open_timeout_s + _START_UP_S)
+        if message is not None and message["say"] == "opened":
+            self._finite, self._what = bool(message["finite"]), str(message["what"])
+            self.fps = message["fps"] if self.fps is None else self.fps
+            self._offset_s = 0.0 if self._finite else None
+            return ""
+        silent = not process.hung_up
+        how_it_ended = self._disconnect()
+        if message is not None:
+            reason = self.reference.hide(str(message.get("reason") or "there is nothing in it"))
+            if message.get("unavailable"):
+                raise UnavailableError(f"{self.reference.shown} cannot be opened: {reason}")
+            return reason
+        return f"no answer within {options.open_timeout_s:g} s" if silent else how_it_ended
+
+    def _disconnect(self) -> str:
+        """End the reader. How it had ended by itself."""
+        with self._lock:
+            process, self._process = self._process, None
+        return self.reference.hide(process.close()) if process is not None else ""
+
+    def _supervise(self, inbox: Inbox) -> None:
+        error: BaseException | None = None
+        try:
+            error = self._run(inbox)
+        except BaseException as raised:
+            log.exception("%s: the source's thread failed", self.name)
+            error = raised
+        finally:
+            self._disconnect()
+            if error is not None and not self._closing.is_set():
+                self.status.become("failed", self.reference.hide(str(error)))
+            inbox.end(None if self._closing.is_set() else error)
+
+    def _run(self, inbox: Inbox) -> CpslError | None:
+        while True:
+            outcome = self._follow(inbox) if self._process is not None else _Outcome("lost", "not open")
+            how_it_ended = self._disconnect()
+            if self._closing.is_set() or outcome.how == "closed":
+                return None
+            reason = outcome.reason or how_it_ended
+            if outcome.how == "ended":
+                if not self._frames:
+                    return DataError(self._nothing_came(reason))
+                self.status.become("ended", reason or f"after {self._frames} frames")
+                return None
+            if self.reference.kind == "stdin":
+                return DataError(f"{self.reference.shown}: {reason}")
+            if self._finite and self._frames and self._last_time_s is None:
+                return DataError(
+                    f"{self.reference.shown} broke off ({reason}), and a stream without times cannot be "
+                    "continued. Copy the file here and give its path"
+                )
+            if (failed := self._bring_back(reason)) is not None:
+                return failed
+            if self._closing.is_set():
+                return None
+
+    def _nothing_came(self, reason: str) -> str:
+        hint = ""
+        if self.reference.kind == "stdin":
+            hint = ". It takes JPEG images, or raw frames whose format and size are given"
+        told = f" ({reason})" if reason else ""
+        return f"{self.reference.shown} ended without a single frame that can be decoded{told}{hint}"
+
+    def _bring_back(self, reason: str) -> CpslError | None:
+        """Connect again, however often it takes; why it was given up, or None."""
+        self.status.become("reconnecting", reason)
+        while not self._closing.is_set():
+            wait_s = self._backoff.lost()
+            if wait_s is None:
+                return DataError(
+                    f"{self.reference.shown} was lost and could not be reached again within "
+                    f"{self._reconnect.give_up_after_s:g} s; at last: {reason}"
+                )
+            if self._closing.wait(wait_s):
+                break
+            try:
+                reason = self._connect()
+            except UnavailableError as error:
+                reason = str(error)
+            if not reason:
+                self.status.count(reconnects=1)
+                break
+            log.debug("%s: still reconnecting (%s)", self.name, reason)
+        return None
+
+    def _follow(self, inbox: Inbox) -> _Outcome:
+        """Pass on what one connection gives, until it ends."""
+        process = self._process
+        assert process is not None
+        process.go(inbox.policy)
+        self._last_frame_s = time.monotonic()
+        while not process.hung_up:
+            left_s = self._last_frame_s + self._reconnect.stall_after_s - time.monotonic()
+            told = self.status.state == "stalled"
+            messages = process.messages(self._reconnect.stall_after_s if told else left_s)
+            for at, message in enumerate(messages):
+                outcome = self._hear(message, process, inbox)
+                if outcome is not None:
+                    _let_go(messages[at + 1 :], process)
+                    return outcome
+            if process.waits_for_us:
+                self._last_frame_s = time.monotonic()
+            elif time.monotonic() - self._last_frame_s >= self._reconnect.stall_after_s:
+                reason = f"no frame for {self._reconnect.stall_after_s:g} s"
+                self.status.become("stalled", reason)
+                if self.reference.kind != "stdin":
+                    return _Outcome("lost", reason)
+        return _Outcome("lost")
+
+    def _hear(self, message: dict[str, Any], process: ReaderProcess, inbox: Inbox) -> _Outcome | None:
+        say = message["say"]
+        if say in ("frame", "trouble"):
+            self._count_trouble(message)
+        if say == "frame":
+            accepted = inbox.put(self._pending(message, process))
+            # Waiting for room is no stall of the source.
+            self._last_frame_s = time.monotonic()
+            return None if accepted else _Outcome("closed")
+        if say == "ended":
+            return _Outcome("ended")
+        if say == "lost":
+            return _Outcome("lost", self.reference.hide(str(message["reason"])))
+        return None
+
+    def _count_trouble(self, message: dict[str, Any]) -> None:
+        dropped, corrupt = message["dropped"], message["corrupt"]
+        if not (dropped or corrupt):
+            return
+        if corrupt:
+            # The first is worth a line; a camera with a bad cable would fill the log.
+            level = logging.DEBUG if self.status.counters.corrupt else logging.WARNING
+            reason = self.reference.hide(message["reason"])
+            log.log(level, "%s: a frame was skipped: %s (more of them are only counted)", self.name, reason)
+        self._index += dropped + corrupt
+        self.status.count(received=dropped, dropped=dropped, corrupt=corrupt)
+
+    def _pending(self, message: dict[str, Any], process: ReaderProcess) -> Pending:
+        slot, height, width = message["slot"], message["height"], message["width"]
+        captured_s = float(message["captured_s"])
+        self._note_frame(height, width)
+        index, time_s = self._index, self._time_of(captured_s, message["time_s"])
+        self._index += 1
+        name = f"{self.name}-{index:06d}"
+
+        def take() -> Frame:
+            return Frame(
+                source=self.name,
+                index=index,
+                name=name,
+                image=process.copy(slot, height, width, self._pool),
+                captured_s=captured_s,
+                time_s=time_s,
+            )
+
+        return Pending(take, lambda: process.free(slot))
+
+    def _note_frame(self, height: int, width: int) -> None:
+        self._frames += 1
+        self._backoff.frame()
+        self.status.count(received=1)
+        if self.status.state in ("stalled", "reconnecting"):
+            away_s = time.monotonic() - self._last_good_s
+            self.status.become("resumed", f"after {away_s:.1f} s without a frame")
+        self._last_good_s = time.monotonic()
+        if self._size is not None and self._size != (height, width):
+            log.info("%s: frames are now %dx%d; before, %dx%d", self.name, width, height, *self._size[::-1])
+        self._size = (height, width)
+
+    def _time_of(self, captured_s: float, stream_s: float | None) -> float:
+        """Seconds since the first frame of the source, through all connections."""
+        if self._first_s is None:
+            self._first_s = captured_s
+        if self._offset_s is None:  # the first frame of a connection
+            self._offset_s = captured_s - self._first_s
+        time_s = captured_s - self._first_s if stream_s is None else stream_s + self._offset_s
+        if self._last_time_s is not None and time_s <= self._last_time_s:
+            time_s = self._last_time_s + _STEP_S
+        self._last_time_s = time_s
+        return time_s
+
+
+def _let_go(messages: list[dict[str, Any]], process: ReaderProcess) -> None:
+    for message in messages:
+        if message["say"] == "frame":
+            process.free(message["slot"])

@@ -1,0 +1,253 @@
+"""Decoding a network stream, or a file behind an address, with FFmpeg's libraries (in the reader process)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import av.error
+import numpy as np
+
+from .base import InputLimits
+from .decoded import Damaged, Decoded, Decoding, LeftOut, Opened, SourceLost
+from .stream_clock import StreamClock
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+_HEAL_S = 2.0
+"""How long after damage frames that refer to earlier ones are held back if no key frame comes: streams that
+refresh little by little never send one."""
+_BEHIND_S = 2.0
+"""A live stream that never let the decoder wait for so long is behind: decoding is too slow for it."""
+_WAITED_S = 0.002
+"""A wait for the next packet, in contrast to taking one that had arrived before."""
+_BEHIND_EVERY_S = 0.1
+"""While behind, one frame in so long is decoded."""
+_NO_CLOCK = ("mpjpeg", "mjpeg", "image2", "h264", "hevc", "m4v")
+"""Formats without times and frame rate of their own, for which FFmpeg makes up 25 frames per second."""
+_PLAYLISTS = ("hls", "dash")
+
+
+def decode_network(
+    url: str,
+    *,
+    transport: str,
+    open_timeout_s: float,
+    limits: InputLimits,
+    after_s: float | None = None,
+    may_skip: Callable[[], bool] = lambda: False,
+) -> Decoding:
+    """Decode the first video stream.
+
+    ``after_s``: a finite one goes on after this time. ``may_skip``: whether frames of a live one may be left
+    out where decoding is too slow for it.
+    """
+    container = _open(url, transport, open_timeout_s)
+    try:
+        stream = _video_of(container, limits)
+        finite = _is_finite(url, container)
+        if finite and after_s is not None:
+            container.seek(int(after_s * 1e6))
+        yield _opened(container, stream, finite)
+        try:
+            catch_up = None if finite else _CatchUp(may_skip)
+            yield from _Decoder(container, stream, finite, limits, after_s, catch_up).decode()
+        except av.error.FFmpegError as error:
+            raise SourceLost(f"the stream broke off: {_reason(error)}") from error
+        if not finite:
+            raise SourceLost("the stream ended")
+    finally:
+        container.close()
+
+
+def _open(url: str, transport: str, timeout_s: float) -> InputContainer:
+    try:
+        return av.open(url, options=_options(url, transport), timeout=(timeout_s, None))
+    except av.error.ProtocolNotFoundError as error:
+        scheme = url.partition(":")[0]
+        raise SourceLost(
+            f"the FFmpeg libraries of the installed package 'av' cannot read {scheme}://", "unavailable"
+        ) from error
+    except av.error.ExitError as error:
+        raise SourceLost(f"no answer within {timeout_s:g} s") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise SourceLost(_reason(error)) from error
+
+
+def _options(url: str, transport: str) -> dict[str, str]:
+    scheme = url.partition(":")[0].lower()
+    # What comes while the stream is looked at is decoded afterwards ("nobuffer" would throw the key frame
+    # away); looking takes as long as it takes to see the first frames, and not FFmpeg's five seconds.
+    options = {"analyzeduration": "2000000", "fpsprobesize": "3"}
+    if scheme in ("rtsp", "rtsps"):
+        options |= {"rtsp_transport": transport, "max_delay": "300000"}
+    elif scheme in ("http", "https"):
+        # Within one connection, and only where the server can go on at a place: nothing comes twice.
+        options |= {"reconnect": "1", "reconnect_delay_max": "2"}
+    elif scheme in ("udp", "rtp"):
+        options |= {"overrun_nonfatal": "1", "fifo_size": "50000"}
+    return options
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, av.error.InvalidDataError):
+        return "what comes is no video that can be decoded"
+    # Only FFmpeg's words: the text of the whole error repeats the address.
+    return str(getattr(error, "strerror", "") or type(error).__name__)
+
+
+def _video_of(container: InputContainer, limits: InputLimits) -> VideoStream:
+    if not container.streams.video:
+        raise SourceLost("there is no video in the stream")
+    stream = container.streams.video[0]
+    context = stream.codec_context
+    if broken := limits.broken_by(context.height, context.width) if context.width and context.height else "":
+        raise SourceLost(broken)
+    # Threads by frames would hold back a frame for each thread.
+    stream.thread_type = "SLICE"
+    context.thread_count = min(4, os.cpu_count() or 1)
+    # Half a picture made up by the decoder is no picture; a size beyond the limit is not allocated.
+    context.options = {"err_detect": "explode", "max_pixels": str(limits.max_pixels)}
+    return stream
+
+
+def _is_finite(url: str, container: InputContainer) -> bool:
+    if not url.lower().startswith("http"):
+        return False
+    formats = container.format.name.split(",")
+    if container.duration:
+        return True
+    if any(name in _PLAYLISTS for name in formats):
+        return False
+    return container.size > 0 or container.format.name.endswith("_pipe")
+
+
+def _opened(container: InputContainer, stream: VideoStream, finite: bool) -> Opened:
+    context = stream.codec_context
+    rate = stream.average_rate or stream.guessed_rate
+    announced = rate is not None and not _without_clock(container) and 0 < rate <= 1000
+    return Opened(
+        what=f"{context.name}, {context.width}x{context.height}",
+        fps=float(rate) if announced and rate is not None else None,
+        finite=finite,
+    )
+
+
+def _without_clock(container: InputContainer) -> bool:
+    return any(name in _NO_CLOCK for name in container.format.name.split(","))
+
+
+class _Decoder:
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        finite: bool,
+        limits: InputLimits,
+        after_s: float | None,
+        catch_up: _CatchUp | None,
+    ) -> None:
+        self._container, self._stream, self._limits = container, stream, limits
+        self._finite, self._after_s = finite, after_s
+        clocked = not _without_clock(container)
+        self._clock = StreamClock(trust=finite) if clocked else None
+        self._start = (stream.start_time or 0) if finite else None
+        self._damaged_s: float | None = None
+        self._catch_up = catch_up
+
+    def decode(self) -> Iterator[Decoded | Damaged | LeftOut]:
+        packets = self._container.demux(self._stream)
+        while True:
+            asked_s = time.monotonic()
+            packet = next(packets, None)
+            if packet is None:
+                return
+            if self._catch_up is not None and self._catch_up.leave_out(asked_s, packet):
+                yield LeftOut()
+                continue
+            if packet.size == 0 and not self._finite:
+                return
+            try:
+                frames = packet.decode()
+            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+                self._damaged_s = time.monotonic()
+                what = "breaks a limit or" if isinstance(error, av.error.ArgumentError) else ""
+                yield Damaged(reason=f"a frame {what} cannot be decoded".replace("  ", " "))
+                continue
+            for frame in frames:
+                if (given := self._check(frame)) is not None:
+                    yield given
+
+    def _check(self, frame: VideoFrame) -> Decoded | Damaged | None:
+        now = time.monotonic()
+        if frame.is_corrupt:
+            self._damaged_s = now
+            return Damaged(reason="the decoder marks a frame as damaged")
+        if frame.key_frame:
+            self._damaged_s = None
+        if self._damaged_s is not None:
+            if now - self._damaged_s < _HEAL_S:
+                return Damaged(reason="a frame builds on a damaged one")
+            self._damaged_s = None
+        if broken := self._limits.broken_by(frame.height, frame.width):
+            return Damaged(reason=broken)
+        time_s = self._time_of(frame, now)
+        if self._after_s is not None and time_s is not None and time_s <= self._after_s + 1e-4:
+            return None
+        return Decoded(
+            height=frame.height,
+            width=frame.width,
+            captured_s=now,
+            time_s=time_s,
+            write=lambda into: write_bgr(frame, into),
+        )
+
+    def _time_of(self, frame: VideoFrame, now: float) -> float | None:
+        if self._clock is None or frame.pts is None or frame.time_base is None:
+            return None
+        if self._start is not None:
+            return float((frame.pts - self._start) * Fraction(self._stream.time_base or frame.time_base))
+        return self._clock.since_first(float(frame.pts * frame.time_base), now)
+
+
+class _CatchUp:
+    """Leaves packets undecoded while a live stream brings more than can be decoded."""
+
+    def __init__(self, allowed: Callable[[], bool]) -> None:
+        self._allowed = allowed
+        self._waited_s = time.monotonic()
+        self._behind = False
+        self._decoded_s = 0.0
+
+    def leave_out(self, asked_s: float, packet: Any) -> bool:
+        """``asked_s``: when this packet was asked for."""
+        now = time.monotonic()
+        if now - asked_s > _WAITED_S:
+            self._waited_s = now
+        caught_up = self._waited_s == now
+        if not self._allowed():
+            self._waited_s, self._behind = now, False
+        if self._behind and caught_up and packet.is_keyframe:
+            self._behind = False
+        elif not self._behind and now - self._waited_s > _BEHIND_S:
+            self._behind = True
+        if not self._behind:
+            return False
+        if packet.is_keyframe and now - self._decoded_s >= _BEHIND_EVERY_S:
+            self._decoded_s = now
+            return False
+        return True
+
+
+def write_bgr(frame: VideoFrame, into: np.ndarray) -> None:
+    """Convert a frame to BGR in a uint8 (H, W, 3) array."""
+    plane = frame.reformat(format="bgr24").planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    into[:] = rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
