@@ -16,6 +16,8 @@ class Sink(ABC):
 
     name: str
     """For logs, the health endpoint and errors: "overlay", "labels", "areas", ..."""
+    restarts: bool = True
+    """Whether it makes sense to go on after an OutputError or OSError of `write`; if not, it ends the run."""
 
     def check(self) -> None:  # noqa: B027  most sinks have nothing to check
         """Raise UnavailableError or OutputError if this cannot work: called before any source is opened."""
@@ -33,3 +35,10 @@ class Sink(ABC):
 
     def abort(self) -> None:  # noqa: B027  most sinks hold nothing unfinished
         """Let go of what was begun, leaving nothing unfinished behind. Never raises."""
+
+    def snapshot(self) -> dict[str, object]:
+        """What is to be known of it besides its state, for the health endpoint: ready for JSON."""
+        return {}
+
+    def interrupt(self) -> None:  # noqa: B027  most sinks wait for nobody
+        """Make a `write` that waits for somebody give up. The one method that another thread may call."""
