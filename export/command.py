@@ -104,6 +104,12 @@ MAX_BATCH = 1024
     metavar="DIR",
     help="Write the file into a model repository of Triton Inference Server, too.",
 )
+@click.option(
+    "--drift/--no-drift",
+    default=True,
+    show_default=True,
+    help="Store what the file sees on the images that RUN trained on, to notice later that it sees others.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file that was made from other weights.")
 @click.option(
     "--score/--no-score",
@@ -219,6 +225,7 @@ def summary(result: ExportResult) -> list[str]:
         lines.append(f"in float    {len(result.kept.layers)} layers, see the report")
     if result.advice:
         lines.append(f"note        {result.advice}")
+    lines.append(f"drift       {result.drift}")
     lines += [f"took        {result.seconds:.1f} s", f"report      {result.page}"]
     if result.scores:
         lines.append(f"mIoU        {_scores(result)}")

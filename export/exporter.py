@@ -22,6 +22,7 @@ from cpsl_deploy.train.models.base import Segmenter as Network
 from cpsl_deploy.train.reporting.figures import require_matplotlib
 
 from .candidates import Candidate
+from .drift import store_drift_reference
 from .engine_step import with_engine
 from .gate.frames import Frames, open_frames
 from .gate.reference import Reference, make_reference
@@ -164,7 +165,8 @@ def _made(
         best = chosen(trials)
         if best is None:
             raise refused(output, trials, workshop)
-        return put_in_place(output, trials, best, workshop, began)
+        drift = store_drift_reference(best, workshop, spec, request, run, watcher)
+        return put_in_place(output, trials, best, workshop, began, drift=drift)
 
 
 def reference_of(

@@ -88,10 +88,11 @@ def refused(output: Path, trials: list[Trial], workshop: Workshop) -> AccuracyEr
 
 
 def put_in_place(
-    output: Path, trials: list[Trial], best: Trial, workshop: Workshop, began: float
+    output: Path, trials: list[Trial], best: Trial, workshop: Workshop, began: float, *, drift: str = ""
 ) -> ExportResult:
     """The file and its report: each whole or not at all, the report's hash says whether they belong
-    together. ``began``: of the clock `time.perf_counter`."""
+    together. ``began``: of the clock `time.perf_counter`. ``drift``: in words, what its
+    reference was made of."""
     folder = report_folder(output)
     best = dataclasses.replace(best, path=_with_preference(best, workshop) if len(trials) > 1 else best.path)
     parity = _parity(best, workshop)
@@ -120,6 +121,7 @@ def put_in_place(
         engine=engine,
         engine_verdict=best.gated.verdict if engine else None,
         parity=parity,
+        drift=drift,
     )
     gated = [trial.gated for trial in trials]
     pages = _pages(title(result), result.as_dict(), gated, best.gated.name, best, workshop, parity)

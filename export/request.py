@@ -53,6 +53,9 @@ class ExportRequest:
     """Of the engine; None is what the file fixes."""
     workspace_gib: float | None = None
     """GPU memory for the engine's scratch space; None is all."""
+    drift: bool = True
+    """Store what the file sees on the images that the run trained on, if they are at hand, for noticing
+    later that it sees something else."""
 
     def __post_init__(self) -> None:
         if self.auto and self.contract.precision != "fp32":

@@ -59,6 +59,8 @@ class ExportResult:
     parity: Parity | None = None
     """Of pre-processing with training, on some of the target's image files; None if the frames were none."""
     repository: Repository | None = None
+    drift: str = ""
+    """What the drift reference in the file was made of, or why it has none."""
 
     @property
     def verdict(self) -> Verdict:
@@ -98,6 +100,7 @@ class ExportResult:
             "layers": layer_costs(self.kept),
             "parity": self.parity.as_dict() if self.parity else None,
             "engine": self._engine(),
+            "drift": self.drift,
             "seconds": round(self.seconds, 1),
             "versions": {
                 "python": platform.python_version(),
@@ -144,6 +147,7 @@ def title(result: ExportResult) -> str:
         ("output stride", str(contract.output_stride)),
         ("size", f"{result.bytes / 1e6:.1f} MB"),
         ("operators", f"{sum(result.operators.values())}: {operator_words(result.operators)}"),
+        ("drift", escaped(result.drift)),
         ("SHA-256 of the file", result.onnx_sha256),
         ("SHA-256 of the weights", result.spec.weights_sha256 or "n/a"),
     ]

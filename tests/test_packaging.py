@@ -29,7 +29,7 @@ TOP_LEVEL = {
     "cpsl_deploy", "docs", "export", "pyproject.toml", "tests", "train",
 }  # fmt: skip
 
-COMMANDS = ("cpsl-adapt", "cpsl-bench", "cpsl-check", "cpsl-demo", "cpsl-export", "cpsl-run")
+COMMANDS = ("cpsl-adapt", "cpsl-bench", "cpsl-check", "cpsl-demo", "cpsl-drift", "cpsl-export", "cpsl-run")
 
 
 def source_files(folder: Path) -> list[Path]:
