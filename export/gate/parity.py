@@ -3,7 +3,7 @@
 Both ways begin with the same JPEG file:
 
     training   decode, resize to working size, normalise           (data/images, train/samples, train/stage)
-    runtime    decode, resize for the file, normalise in the graph (media, segmenter, the ONNX file)
+    runtime    decode, resize for the file, normalise in the graph (sources, segmenter, the ONNX file)
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import cpsl_deploy
 from cpsl_deploy.data import Dataset
 from cpsl_deploy.data.dataset import Item
 from cpsl_deploy.errors import AccuracyError, DataError, InputError, ModelFileError
-from cpsl_deploy.media import open_source
 from cpsl_deploy.segmenter import Segmenter, labels_of
+from cpsl_deploy.sources.files import open_source
 from cpsl_deploy.train.models import Segmenter as Network
 from cpsl_deploy.train.reporting.markdown import table
 from cpsl_deploy.train.samples import WorkingImages
