@@ -6,6 +6,10 @@
         prediction = segmenter.predict(frame)  # uint8 (H, W, 3), BGR as OpenCV reads it
         prediction.labels  # uint8 (H, W)
 
+    with cpsl_deploy.stream("rtsp://camera/road", "model.onnx") as results:
+        for result in results:
+            result.labels, result.age_ms
+
 Public names are imported when first used, so that ``import cpsl_deploy`` costs next to nothing. Training
 (`cpsl_deploy.train`) and export (`cpsl_deploy.export`) need the extras of these names; nothing else here
 ever imports torch.
@@ -33,7 +37,11 @@ _HOME = {
     "Segmenter": "segmenter",
     "TrainingError": "errors",
     "UnavailableError": "errors",
+    "Stream": "streams.stream",
+    "StreamOptions": "streams.options",
+    "StreamResult": "streams.result",
     "load": "segmenter",
+    "stream": "streams.stream",
 }
 """Public name -> the submodule it lives in."""
 
@@ -51,10 +59,14 @@ __all__ = [
     "Prediction",
     "RecipeError",
     "Segmenter",
+    "Stream",
+    "StreamOptions",
+    "StreamResult",
     "TrainingError",
     "UnavailableError",
     "__version__",
     "load",
+    "stream",
 ]
 
 if TYPE_CHECKING:
@@ -73,6 +85,9 @@ if TYPE_CHECKING:
     )
     from .segmenter import Prediction, Segmenter, load
     from .spec import ModelSpec
+    from .streams.options import StreamOptions
+    from .streams.result import StreamResult
+    from .streams.stream import Stream, stream
 
 
 def __getattr__(name: str) -> Any:

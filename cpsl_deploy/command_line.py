@@ -13,16 +13,23 @@ import click
 from .errors import CpslError, InputError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Ctrl-C does, with exit code 143."""
+
+
 class Command(click.Command):
     """A click command in which the project's own errors end with one line and their exit code.
 
     So do the operating system's, such as a folder that may not be read, with exit code 2. Ctrl-C ends with
-    exit code 130 and the line the interrupted work left in ``KeyboardInterrupt.args``. ``CPSL_DEBUG=1`` shows
-    tracebacks.
+    exit code 130, SIGTERM where a command catches it with 143, and the line that the interrupted work left in
+    ``KeyboardInterrupt.args``. ``CPSL_DEBUG=1`` shows tracebacks.
     """
 
+    log_format = "%(levelname)s: %(message)s"
+    """Of what the library logs, from warnings on."""
+
     def invoke(self, ctx: click.Context) -> Any:
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        logging.basicConfig(level=logging.WARNING, format=self.log_format)
         try:
             return super().invoke(ctx)
         except CpslError as error:
@@ -38,7 +45,7 @@ class Command(click.Command):
             ctx.exit(CpslError.exit_code)
         except KeyboardInterrupt as interrupt:
             click.echo(f"interrupted. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
 
 
 def _in_words(error: OSError) -> str:

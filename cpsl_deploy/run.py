@@ -1,32 +1,35 @@
-"""Segment images, folders and videos into files."""
+"""Segment images, videos and live streams into files, onto standard output, a web page or a window."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, BinaryIO
 
 from .errors import DataError, InputError
-from .files import atomic_path, new_output_folder
-from .media import CODECS, Frame, ImageSource, VideoSource, check_codec, open_source, video_writer
-from .overlay import write_image, write_label_png
-from .pipeline import Prefetch, Sink
-from .segmenter import Prediction, Segmenter, load
+from .files import new_output_folder
+from .segmenter import Segmenter, load
+from .sinks.base import Sink
+from .sinks.video_codec import check_codec
+from .sources.base import Feed
+from .sources.open import Reference, as_references, open_feeds
+from .streams.options import StreamOptions
+from .streams.stream import Stream
 
 log = logging.getLogger(__name__)
 
-_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+PREVIEW_ADDRESS = "127.0.0.1:0"
+"""On this machine alone, on a port that is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What is written for each frame. Raises InputError if that is nothing, or a value breaks its rule."""
+    """What is made of each result. Raises InputError if that is nothing, or a value breaks its rule."""
 
     overlay: bool = True
     """The frame under the classes' colours: ``NAME.overlay.mp4`` for a video, else ``NAME.overlay.jpg``
@@ -35,27 +38,51 @@ class RunOptions:
     """Palette PNG files whose pixel values are the labels: ``NAME.labels.png``, or ``labels/NAME-FRAME.png``
     for a video."""
     areas: bool = True
-    """``areas.jsonl``: one JSON object per frame with the share of every class."""
+    """``areas.jsonl``: one JSON object per frame with the share of every class, latency and age."""
+    raw: BinaryIO | None = None
+    """Labels, uint8 H*W bytes per frame one after the other, into this file: standard output, for example."""
+    preview: str | None = None
+    """``HOST:PORT`` of a web page with the overlays, ``/health`` and ``/metrics``."""
+    show: bool = False
+    """A window with the overlays; where the installed OpenCV has none, a preview."""
+    drift: bool = False
+    """Whether the model still fits the road, against the statistics in its file: ``drift.jsonl``."""
+    drift_reference: Path | None = None
+    """Statistics of ``cpsl-drift --calibrate``, for a file that has none."""
+    keep: Path | None = None
+    """Folder for frames of a road that the model no longer fits: consent to keep them. Implies ``drift``."""
     opacity: float = 0.5
     """Of the colours in the overlay, 0..1."""
     legend: bool = True
     """Names of the classes present, in the overlay."""
     codec: str | None = None
-    """Four letters; None is mp4v."""
+    """Of the overlay video; None is H.264, where it can be written."""
+    piece_s: float = 600.0
+    """Seconds of one file of a live source's overlay and areas."""
 
     def __post_init__(self) -> None:
-        if not (self.overlay or self.labels or self.areas):
-            raise InputError("nothing is asked for: ask for at least one of overlay, labels and areas")
+        if not (self.needs_folder or self.raw or self.preview or self.show or self.keep):
+            raise InputError(
+                "nothing is asked for: ask for at least one of overlay, labels, areas, raw, preview, show "
+                "and drift"
+            )
         if not 0 <= self.opacity <= 1:
             raise InputError(f"an opacity is from 0 to 1; got {self.opacity}")
+        if not self.piece_s >= 1:
+            raise InputError(f"a piece of a recording is 1 second long or more; got {self.piece_s}")
+
+    @property
+    def needs_folder(self) -> bool:
+        """Whether something is written into the output folder."""
+        return self.overlay or self.labels or self.areas or self.drift
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """What a run did."""
 
-    output: Path
-    """The folder with the results."""
+    output: Path | None
+    """The folder with the results; None if nothing was to be stored."""
     frames: int
     """Frames segmented."""
     unreadable: tuple[str, ...]
@@ -63,168 +90,225 @@ class RunSummary:
     seconds: float
     """Wall-clock time of reading, inference and writing together."""
     mean_latency_ms: float
-    """Of `Segmenter.predict` alone."""
+    """Of pre-processing, inference and post-processing."""
     files: tuple[Path, ...]
-    """Overlay video and areas file, where written."""
+    """Overlay videos and areas files, where written."""
+    health: dict[str, Any]
+    """States, counters and ages at the end: `Stream.health`."""
 
     @property
     def frames_per_second(self) -> float:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
-def default_output(source: ImageSource | VideoSource) -> Path:
-    """Where results go if nothing else is said: ``NAME-segmented`` in the current folder."""
-    return Path(f"{source.name}-segmented")
-
-
 def run(
     model: str | os.PathLike[str] | Segmenter,
-    input: str | os.PathLike[str],
+    input: Reference | Sequence[Reference],
     output: str | os.PathLike[str] | None = None,
     *,
     overlay: bool = True,
     labels: bool = False,
     areas: bool = True,
+    raw: BinaryIO | None = None,
+    preview: str | None = None,
+    show: bool = False,
+    drift: bool = False,
+    drift_reference: str | os.PathLike[str] | None = None,
+    keep: str | os.PathLike[str] | None = None,
     opacity: float = 0.5,
     legend: bool = True,
     codec: str | None = None,
+    piece_s: float = 600.0,
+    options: StreamOptions | None = None,
+    sinks: Sequence[Sink] = (),
     backend: str = "auto",
     device: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
+    started: Callable[[Stream, Path | None, str | None], None] | None = None,
 ) -> RunSummary:
-    """Segment an image, a folder of images, a glob or a video file into a new folder.
+    """Segment one or several sources until they end.
 
     ``model``: see `cpsl_deploy.load`, which also takes ``backend``, ``device``, ``threads`` and
-    ``precision``; or an opened Segmenter, which stays open. ``output``: by default `default_output`. The
-    others: see `RunOptions`.
+    ``precision``; or an opened Segmenter, which stays open. ``input``: see `cpsl_deploy.stream`. ``output``:
+    a folder, by default ``NAME-segmented`` in the current one. What is made of the results: see `RunOptions`;
+    ``sinks`` are more of your own. ``options``: how the frames run.
+
     ``progress`` is called after each frame with the frames done and their number, None if not known.
+    ``started`` is called when the sources are connected, with the stream (its `Stream.health` may be asked
+    from any thread), the output folder and the preview's address.
 
-    Decoding, inference and encoding overlap. A KeyboardInterrupt ends the files with what is done so far and
-    is raised again, saying where they are. One unreadable image among others is counted in the summary, and
-    so is the missing rest of a video that ends before its header promised.
+    A KeyboardInterrupt ends the files with what is done so far and is raised again, saying where they are.
+    One unreadable image among others is counted in the summary, and so is the missing rest of a video that
+    ends before its header promised.
 
-    Raises ModelFileError, UnavailableError, InputError as `load` does, DataError if nothing can be read,
-    OutputError if the output folder is not empty (without ``overwrite``) or cannot be written.
+    Raises ModelFileError, UnavailableError, InputError as `load` does, DataError if nothing can be read or a
+    live source is lost for good, OutputError if the output folder is not empty (without ``overwrite``; live
+    sources add to it) or cannot be written.
     """
-    options = RunOptions(
-        overlay=overlay, labels=labels, areas=areas, opacity=opacity, legend=legend, codec=codec
-    )
-    source = open_source(input)
-    if source.fps is not None and overlay:
-        check_codec(codec or CODECS[".mp4"], ".mp4")
+    wanted = RunOptions(
+        overlay=overlay, labels=labels, areas=areas, raw=raw, preview=preview, show=show, drift=drift,
+        drift_reference=None if drift_reference is None else Path(drift_reference),
+        keep=None if keep is None else Path(keep), opacity=opacity, legend=legend, codec=codec,
+        piece_s=piece_s,
+    )  # fmt: skip
+    options = options or StreamOptions()
+    references = as_references(input)
     with contextlib.ExitStack() as stack:
+        feeds = open_feeds(references, options)
+        if overlay and any(feed.is_video for feed in feeds):
+            check_codec(codec, ".mp4")
         segmenter = model
         if not isinstance(segmenter, Segmenter):
             opened = load(segmenter, backend=backend, device=device, threads=threads, precision=precision)
             segmenter = stack.enter_context(opened)
-        wanted = default_output(source) if output is None else Path(output)
-        if wanted.resolve() == Path(input).resolve():
-            raise InputError(f"results go into a folder of their own, not into the input {input}")
-        folder = new_output_folder(wanted, overwrite=overwrite)
-        return _segment(segmenter, source, folder, options, progress)
+        folder = _folder(wanted, feeds, references, output, overwrite)
+        results = _Results(segmenter, feeds, folder, wanted)
+        stream = Stream(feeds, segmenter, options, sinks=[*results.sinks, *sinks])
+        results.health = stream.health
+        return _consume(stream, results, progress, started)
 
 
-def _segment(
-    segmenter: Segmenter,
-    source: ImageSource | VideoSource,
-    folder: Path,
-    options: RunOptions,
-    progress: Callable[[int, int | None], None] | None,
-) -> RunSummary:
-    unreadable: list[str] = []
-    done, latency_ms, interrupted = 0, 0.0, False
-    started = time.perf_counter()
-    with (
-        _Results(folder, source, options) as results,
-        Prefetch(source.frames()) as frames,
-        Sink(results.write) as sink,
-    ):
-        try:
-            for frame in frames:
-                if frame.image is None:
-                    log.info("skipped: %s", frame.problem)
-                    unreadable.append(frame.problem)
-                else:
-                    prediction = segmenter.predict(frame.image)
-                    sink.put((frame, prediction))
-                    done += 1
-                    latency_ms += prediction.latency_ms
-                if progress is not None:
-                    progress(done + len(unreadable), source.count)
-        except KeyboardInterrupt:
-            interrupted = True
-        if not done and not interrupted:
-            raise DataError(unreadable[0] if len(unreadable) == 1 else _none_readable(unreadable))
-    if interrupted:
-        of = f" of {source.count}" if source.count is not None else ""
-        raise KeyboardInterrupt(f"{done}{of} frames are finished and can be used: {folder}")
-    return RunSummary(
-        output=folder,
-        frames=done,
-        unreadable=tuple(unreadable),
-        seconds=time.perf_counter() - started,
-        mean_latency_ms=latency_ms / done,
-        files=tuple(results.files),
-    )
+def default_output(feeds: Sequence[Feed]) -> Path:
+    """Where results go if nothing else is said: ``NAME-segmented`` in the current folder."""
+    return Path(f"{'+'.join(feed.name for feed in feeds)[:100]}-segmented")
 
 
-def _none_readable(problems: list[str]) -> str:
-    return f"none of the {len(problems)} images can be read; the first: {problems[0]}"
+def _folder(
+    wanted: RunOptions,
+    feeds: Sequence[Feed],
+    references: Sequence[Reference],
+    output: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> Path | None:
+    if not wanted.needs_folder:
+        return None
+    folder = default_output(feeds) if output is None else Path(output)
+    for reference in references:
+        if isinstance(reference, str | os.PathLike) and folder.resolve() == Path(reference).resolve():
+            raise InputError(f"results go into a folder of their own, not into the input {reference}")
+    # Pieces of a recording are named by their time: a service that starts again adds to them.
+    return new_output_folder(folder, overwrite=overwrite or any(feed.live for feed in feeds))
 
 
 class _Results:
-    """Writes what `RunOptions` ask for. Leaving the ``with`` block with an error removes the unfinished video
-    and areas file and keeps the images written so far, each of which is whole."""
+    """The sinks that `RunOptions` ask for."""
 
-    def __init__(self, folder: Path, source: ImageSource | VideoSource, options: RunOptions) -> None:
-        self.files: list[Path] = []
-        self._folder, self._source, self._options = folder, source, options
-        self._stack = contextlib.ExitStack()
-        self._video: Callable | None = None
-        self._areas: TextIO | None = None
+    def __init__(
+        self, segmenter: Segmenter, feeds: Sequence[Feed], folder: Path | None, wanted: RunOptions
+    ) -> None:
+        self.folder = folder
+        self.sinks: list[Sink] = []
+        self.health: Callable[[], dict[str, Any]] = dict
+        self._storing: list[Any] = []
+        self._preview: Any = None
+        several = len(feeds) > 1
+        if folder is not None:
+            self._add_stored(feeds, folder, wanted, several)
+        if wanted.drift or wanted.keep is not None:
+            from .drift.sink import DriftSink
 
-    def __enter__(self) -> _Results:
-        return self
+            drift = DriftSink.for_model(
+                segmenter, reference=wanted.drift_reference, log=folder, keep=wanted.keep
+            )
+            self.sinks.append(drift)
+        if wanted.raw is not None:
+            from .sinks.raw_labels import RawLabelsSink
 
-    def __exit__(self, *problem: object) -> bool | None:
-        return self._stack.__exit__(*problem)  # type: ignore[arg-type]
+            self.sinks.append(RawLabelsSink(wanted.raw))
+        self._add_seen(wanted)
 
-    def write(self, result: tuple[Frame, Prediction]) -> None:
-        frame, prediction = result
-        if self._options.overlay:
-            self._write_overlay(frame, prediction)
-        if self._options.labels:
-            is_video = self._source.fps is not None
-            name = f"labels/{frame.name}.png" if is_video else f"{frame.name}.labels.png"
-            write_label_png(self._folder / name, prediction.labels, prediction.classes)
-        if self._options.areas:
-            self._write_areas(frame, prediction)
+    def _add_stored(self, feeds: Sequence[Feed], folder: Path, wanted: RunOptions, several: bool) -> None:
+        pieces = {feed.name: wanted.piece_s if feed.live else None for feed in feeds}
+        if wanted.overlay:
+            from .sinks.overlay_video import OverlaySink
 
-    def _write_overlay(self, frame: Frame, prediction: Prediction) -> None:
-        image = prediction.overlay(self._options.opacity, self._options.legend)
-        if self._source.fps is None:
-            suffix = ".png" if frame.suffix in _LOSSLESS else ".jpg"
-            write_image(self._folder / f"{frame.name}.overlay{suffix}", image)
-            return
-        if self._video is None:
-            path = self._folder / f"{self._source.name}.overlay.mp4"
-            writer = video_writer(path, size=image.shape[:2], fps=self._source.fps, codec=self._options.codec)
-            self._video = self._stack.enter_context(writer)
-            self.files.append(path)
-        self._video(image)
+            overlay = OverlaySink(
+                folder,
+                opacity=wanted.opacity,
+                legend=wanted.legend,
+                codec=wanted.codec,
+                piece_s=pieces,
+                fps={feed.name: feed.fps for feed in feeds},
+                several_sources=several,
+            )
+            self._storing.append(overlay)
+        if wanted.areas:
+            from .sinks.json_lines import AreasSink
 
-    def _write_areas(self, frame: Frame, prediction: Prediction) -> None:
-        if self._areas is None:
-            path = self._folder / "areas.jsonl"
-            temporary = self._stack.enter_context(atomic_path(path))
-            self._areas = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-            self.files.append(path)
-        line: dict[str, object] = {"frame": frame.index, "name": frame.name}
-        if frame.time_s is not None:
-            line["time_s"] = round(frame.time_s, 4)
-        line["areas"] = {name: round(share, 6) for name, share in prediction.areas().items()}
-        line["latency_ms"] = round(prediction.latency_ms, 3)
-        self._areas.write(json.dumps(line) + "\n")
+            live = any(feed.live for feed in feeds)
+            areas = AreasSink(folder, several_sources=several, piece_s=wanted.piece_s if live else None)
+            self._storing.append(areas)
+        self.sinks += self._storing
+        if wanted.labels:
+            from .sinks.label_png import LabelSink
+
+            self.sinks.append(LabelSink(folder, several_sources=several))
+
+    def _add_seen(self, wanted: RunOptions) -> None:
+        from .sinks.window import WindowSink, window_available
+
+        address = wanted.preview
+        if wanted.show:
+            if window_available():
+                self.sinks.append(WindowSink(opacity=wanted.opacity, legend=wanted.legend))
+            else:
+                address = address or PREVIEW_ADDRESS
+        if address is not None:
+            from .sinks.preview import PreviewSink
+
+            self._preview = PreviewSink(
+                address, health=lambda: self.health(), opacity=wanted.opacity, legend=wanted.legend
+            )
+            self.sinks.append(self._preview)
+
+    @property
+    def preview_address(self) -> str | None:
+        """Where the preview can be seen, once the stream has started."""
+        return None if self._preview is None else self._preview.address
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for sink in self._storing for path in sink.files)
+
+
+def _consume(
+    stream: Stream,
+    results: _Results,
+    progress: Callable[[int, int | None], None] | None,
+    started: Callable[[Stream, Path | None, str | None], None] | None,
+) -> RunSummary:
+    done, latency_ms, count = 0, 0.0, stream.count
+    begin = time.perf_counter()
+    try:
+        with stream:
+            stream.start()
+            if started is not None:
+                started(stream, results.folder, results.preview_address)
+            for result in stream:
+                done += 1
+                latency_ms += result.latency_ms
+                if progress is not None:
+                    progress(done + stream.unreadable, count)
+            problems = stream.problems
+            if not done and problems:
+                raise DataError(problems[0] if len(problems) == 1 else _none_readable(problems))
+    except KeyboardInterrupt as interrupt:
+        of = f" of {count}" if count is not None else ""
+        where = "" if results.folder is None else f" and can be used: {results.folder}"
+        raise type(interrupt)(f"{done}{of} frames are finished{where}") from None
+    return RunSummary(
+        output=results.folder,
+        frames=done,
+        unreadable=problems,
+        seconds=time.perf_counter() - begin,
+        mean_latency_ms=latency_ms / max(done, 1),
+        files=results.files,
+        health=stream.health(),
+    )
+
+
+def _none_readable(problems: Sequence[str]) -> str:
+    return f"none of the {len(problems)} images can be read; the first: {problems[0]}"

@@ -151,12 +151,12 @@ def test_default_output_is_named_after_the_input(
 def test_a_writer_that_fails_ends_the_run(
     tmp_path: Path, tiny_model: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cpsl_deploy import run as run_module
+    from cpsl_deploy.sinks import label_png
 
     def full(*_: object) -> None:
         raise OutputError("the disk is full")
 
-    monkeypatch.setattr(run_module, "write_label_png", full)
+    monkeypatch.setattr(label_png, "write_label_png", full)
     with pytest.raises(OutputError, match="disk is full"):
         run(tiny_model, video, tmp_path / "out", labels=True, threads=1)
     assert os.listdir(tmp_path / "out") == []  # neither half a video nor half an areas file
@@ -206,15 +206,15 @@ def test_ctrl_c_finishes_the_files_and_says_where_they_are(
 ) -> None:
     from cpsl_deploy.segmenter import Segmenter
 
-    predict, calls = Segmenter.predict, []
+    finish, calls = Segmenter.finish, []
 
-    def interrupted(self: Segmenter, frame: np.ndarray) -> object:
+    def interrupted(self: Segmenter, inferred: object) -> object:
         calls.append(1)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return predict(self, frame)
+        return finish(self, inferred)
 
-    monkeypatch.setattr(Segmenter, "predict", interrupted)
+    monkeypatch.setattr(Segmenter, "finish", interrupted)
     result = invoke(tiny_model, video, "-o", tmp_path / "out", "--threads", 1)
     assert result.exit_code == 130
     assert "5 of 12 frames are finished" in result.stderr and str(tmp_path / "out") in result.stderr

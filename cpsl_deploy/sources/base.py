@@ -80,6 +80,11 @@ class Feed(ABC):
     """Frames per second that the source announces; None for images and where nothing is announced."""
     status: SourceStatus
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each frame that a file could not give; of a live source only their number is kept."""
+        return ()
+
     @abstractmethod
     def open(self) -> None:
         """Make the first connection. Returns when frames can come.

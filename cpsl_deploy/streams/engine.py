@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import InputError
-from ..segmenter import FrameBuffers, Inferred, Prepared
+from ..errors import DataError, InputError
+from ..segmenter import FrameBuffers
 from ..sources.base import Feed, Frame
 from .inbox import Inbox
-from .options import EngineOptions
+from .options import StreamOptions
 from .result import StreamResult
-from .view import View
+from .view import Answer, Shown, View
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _DEPTH = 2
 
 class _Job(NamedTuple):
     frame: Frame
-    prepared: Prepared
+    shown: Shown
 
 
 class _Room:
@@ -63,16 +63,16 @@ class _Room:
 class Engine:
     """Runs a model over feeds with names of their own. Iterate `results`; `close` ends threads and feeds."""
 
-    def __init__(self, feeds: Sequence[Feed], view: View, options: EngineOptions) -> None:
+    def __init__(self, feeds: Sequence[Feed], view: View, options: StreamOptions) -> None:
         self.feeds = {feed.name: feed for feed in feeds}
         self._view, self._options = view, options
         self._changed = threading.Condition()
-        self._inboxes = [self._inbox(feed) for feed in feeds]
-        self.lossless = all(inbox.policy == "lossless" for inbox in self._inboxes)
-        """Whether no frame of any source is dropped."""
-        self._room = _Room(_DEPTH if self.lossless else 1)
+        self._inboxes: list[Inbox] = []
+        self.lossless = True
+        """Whether no frame of any source is dropped; known when the sources are open."""
+        self._room = _Room(_DEPTH)
         self._ahead: queue.Queue[list[_Job] | None] = queue.Queue(1)
-        self._done: queue.SimpleQueue[tuple[Frame, Inferred] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Frame, Answer] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._next = 0
@@ -90,10 +90,17 @@ class Engine:
             on_skip=lambda: feed.status.count(skipped=1),
         )
 
-    def start(self) -> None:
-        """Make the first connections, warm the model up, and begin. Raises what `Feed.open` raises."""
+    def open(self) -> None:
+        """Make the first connections. Raises what `Feed.open` raises; `close` is called all the same."""
         for feed in self.feeds.values():
             feed.open()
+        # What an address turns out to be, a camera or a file, decides.
+        self._inboxes = [self._inbox(feed) for feed in self.feeds.values()]
+        self.lossless = all(inbox.policy == "lossless" for inbox in self._inboxes)
+        self._room = _Room(_DEPTH if self.lossless else 1)
+
+    def start(self) -> None:
+        """Warm the model up, and begin."""
         self._batch = self._view.batch(
             self._options.batch, sources=len(self.feeds), warm_up=not self.lossless
         )
@@ -112,9 +119,14 @@ class Engine:
         """Results, in the order of each source. Raises what ended the stream before its time, after them."""
         delivered = 0
         while (done := self._next_done()) is not None:
-            frame, inferred = done
+            frame, answer = done
             self._room.give()
-            result = StreamResult(frame=frame, prediction=self._view.finish(frame, inferred))
+            try:
+                prediction = self._view.finish(frame, answer)
+            except DataError as error:
+                self._skip(frame, error)
+                continue
+            result = StreamResult(frame=frame, prediction=prediction)
             result.stamp()
             self.feeds[frame.source].status.deliver(result.age_ms)
             yield result
@@ -123,7 +135,7 @@ class Engine:
                 return self.stop()
         self._raise_error()
 
-    def _next_done(self) -> tuple[Frame, Inferred] | None:
+    def _next_done(self) -> tuple[Frame, Answer] | None:
         limit = self._options.max_seconds
         if limit is None or self._started_s is None:
             return self._done.get()
@@ -185,14 +197,13 @@ class Engine:
 
     def _infer(self, jobs: list[_Job], *, has_room: bool) -> None:
         """Infer, those of one size together, and hand on as there is room, for the first perhaps taken."""
-        sizes = dict.fromkeys(job.prepared.image.shape for job in jobs)
-        for size in sizes:
-            same = [job for job in jobs if job.prepared.image.shape == size]
-            for job, inferred in zip(same, self._view.infer([job.prepared for job in same]), strict=True):
+        for size in dict.fromkeys(job.shown.size for job in jobs):
+            same = [job for job in jobs if job.shown.size == size]
+            for job, answer in zip(same, self._view.infer([job.shown for job in same]), strict=True):
                 if not has_room and not self._room.take():
                     return
                 has_room = False
-                self._done.put((job.frame, inferred))
+                self._done.put((job.frame, answer))
 
     def _put_ahead(self, jobs: list[_Job] | None) -> bool:
         while not self._stop.is_set():
@@ -224,9 +235,17 @@ class Engine:
         try:
             return _Job(frame, self._view.prepare(frame.image, next(self._buffers)))
         except InputError as error:
-            self.feeds[frame.source].status.count(corrupt=1)
-            log.warning("%s: frame %d is skipped: %s", frame.source, frame.index, error)
+            self._skip(frame, error)
             return None
+
+    def _skip(self, frame: Frame, error: InputError) -> None:
+        """Count a frame that cannot be looked at. The first is worth a line; a night of them is not."""
+        status = self.feeds[frame.source].status
+        level = logging.DEBUG if status.counters.corrupt else logging.WARNING
+        status.count(corrupt=1)
+        log.log(
+            level, "%s: frame %d was skipped: %s (more are only counted)", frame.source, frame.index, error
+        )
 
     def _pick(self) -> list[Frame] | None:
         """Wait for frames and take up to a batch, every source in its turn; None at the end."""

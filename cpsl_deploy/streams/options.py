@@ -5,18 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from ..sources.backoff import ReconnectOptions
 from ..sources.base import InputLimits
+from ..sources.live_options import LiveOptions
 from .inbox import POLICIES, Policy
+from .region import Region
+from .smoothing import Smoothing
+from .tiling import Tiling
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What the engine does with frames. Raises InputError if a value breaks its rule."""
+class StreamOptions:
+    """What a stream does with its frames. Raises InputError if a value breaks its rule."""
 
     policy: Policy | None = None
-    """``lossless`` or ``latest``; None chooses by the kind of each source (`Feed.live`)."""
+    """``lossless``: every frame, in order; the source waits. ``latest``: the newest; frames the model has
+    no time for are dropped and counted; a video file is played at its own speed. None: ``latest`` for cameras
+    and network streams, ``lossless`` for the rest."""
     every: int = 1
     """Of so many frames one is segmented, beginning with the first."""
+    region: Region | str | None = None
+    """The part of the frame that is segmented: ``X,Y,WIDTH,HEIGHT`` in pixels, or in parts of the frame."""
+    tiling: Tiling | str | None = None
+    """Frames larger than the model sees are segmented in tiles that overlap by this part of a tile."""
+    smoothing: Smoothing | str | None = None
+    """``logits:ALPHA`` or ``majority:N``."""
     batch: int | None = None
     """Most frames in one inference, of files with a free batch. None: one, or with several sources as many
     as there are if a measurement at the start finds that faster."""
@@ -25,8 +38,19 @@ class EngineOptions:
     max_seconds: float | None = None
     """Seconds after which the stream ends."""
     limits: InputLimits = field(default_factory=InputLimits)
+    """What is accepted as a frame."""
+    reconnect: ReconnectOptions = field(default_factory=ReconnectOptions)
+    """When a live source counts as stalled, and how it is connected again."""
+    live: LiveOptions = field(default_factory=LiveOptions)
+    """What only some kinds of live source need."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("region", Region), ("tiling", Tiling), ("smoothing", Smoothing)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, kind.parse(value))  # type: ignore[attr-defined]
+            elif value is not None and not isinstance(value, kind):
+                raise InputError(f"{name} is a {kind.__name__} or the text of one; got {value!r}")
         if self.policy is not None and self.policy not in POLICIES:
             raise InputError(f"a policy is {' or '.join(POLICIES)}; got {self.policy!r}")
         if self.every < 1:

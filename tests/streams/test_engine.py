@@ -11,13 +11,14 @@ from live_feeds import SIZE, CountingFeed, StandInBackend, stand_in, threads_now
 
 from cpsl_deploy.errors import DataError, InputError
 from cpsl_deploy.streams.engine import Engine
-from cpsl_deploy.streams.options import EngineOptions
+from cpsl_deploy.streams.options import StreamOptions
 from cpsl_deploy.streams.view import View
 
 
 def run(feeds, segmenter=None, **options) -> list:
-    engine = Engine(feeds, View(segmenter or stand_in()), EngineOptions(**options))
+    engine = Engine(feeds, View(segmenter or stand_in()), StreamOptions(**options))
     try:
+        engine.open()
         engine.start()
         return list(engine.results())
     finally:
@@ -118,7 +119,8 @@ def test_a_silent_source_does_not_hold_the_time_limit_back() -> None:
 
 def test_the_error_of_a_source_comes_after_its_frames() -> None:
     feed = CountingFeed(count=5, error=DataError("the cable is cut"))
-    engine = Engine([feed], View(stand_in()), EngineOptions())
+    engine = Engine([feed], View(stand_in()), StreamOptions())
+    engine.open()
     engine.start()
     taken = []
     with pytest.raises(DataError, match="cable"):
@@ -152,7 +154,8 @@ class Picky(View):
 
 def test_a_frame_that_cannot_be_looked_at_is_counted_and_skipped() -> None:
     feed = CountingFeed(count=9)
-    engine = Engine([feed], Picky(stand_in()), EngineOptions())
+    engine = Engine([feed], Picky(stand_in()), StreamOptions())
+    engine.open()
     engine.start()
     assert values(list(engine.results())) == [1, 2, 4, 5, 7, 8]
     engine.close()
@@ -162,7 +165,8 @@ def test_a_frame_that_cannot_be_looked_at_is_counted_and_skipped() -> None:
 def test_leaving_early_leaves_no_thread_behind() -> None:
     before = threads_now()
     for live in (False, True):
-        engine = Engine([CountingFeed(count=1000, live=live)], View(stand_in(0.001)), EngineOptions())
+        engine = Engine([CountingFeed(count=1000, live=live)], View(stand_in(0.001)), StreamOptions())
+        engine.open()
         engine.start()
         results = engine.results()
         next(results)
@@ -171,7 +175,8 @@ def test_leaving_early_leaves_no_thread_behind() -> None:
 
 
 def test_stop_from_another_thread_ends_the_loop() -> None:
-    engine = Engine([CountingFeed(count=10**6, live=True, period_s=0.005)], View(stand_in()), EngineOptions())
+    engine = Engine([CountingFeed(count=10**6, live=True, period_s=0.005)], View(stand_in()), StreamOptions())
+    engine.open()
     engine.start()
     threading.Timer(0.2, engine.stop).start()
     assert list(engine.results())
@@ -187,7 +192,8 @@ def test_decoding_preparing_and_inference_overlap() -> None:
             return super().prepare(image, buffers)
 
     feed = CountingFeed(count=50, period_s=0.01)
-    engine = Engine([feed], SlowPrepare(stand_in(0.01)), EngineOptions())
+    engine = Engine([feed], SlowPrepare(stand_in(0.01)), StreamOptions())
+    engine.open()
     engine.start()
     started = time.monotonic()
     for _ in engine.results():
@@ -209,4 +215,4 @@ def test_decoding_preparing_and_inference_overlap() -> None:
 )
 def test_options_have_rules(options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        EngineOptions(**options)
+        StreamOptions(**options)

@@ -1,0 +1,222 @@
+"""A running stream: results to iterate, sinks that are fed beside, and what is known of both."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from types import TracebackType
+from typing import Any
+
+from ..errors import InputError
+from ..segmenter import Segmenter, load
+from ..sinks.base import Sink
+from ..sinks.worker import OnFailure, SinkWorker
+from ..sources.base import Feed
+from ..sources.open import Reference, as_references, open_feeds
+from .engine import Engine
+from .options import StreamOptions
+from .result import StreamResult
+from .view import View
+
+
+class Stream:
+    """Segmented frames of one or several sources. Iterate it, in a ``with`` block or not.
+
+        with cpsl_deploy.stream("rtsp://camera/road", "model.onnx") as results:
+            for result in results:
+                result.labels, result.overlay(), result.age_ms
+
+    Nothing is opened before the first result is asked for, or `start` is called. Leaving the ``with`` block
+    or the loop, or `close`, ends every thread, process and file; `stop` may be called from another thread and
+    makes the loop end. A stream is iterated once, by one thread, whichever.
+    """
+
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        segmenter: Segmenter,
+        options: StreamOptions | None = None,
+        *,
+        sinks: Sequence[Sink] = (),
+        owns_segmenter: bool = False,
+    ) -> None:
+        options = options or StreamOptions()
+        view = View(
+            segmenter,
+            region=options.region,  # type: ignore[arg-type]
+            tiling=options.tiling,  # type: ignore[arg-type]
+            smoothing=options.smoothing,  # type: ignore[arg-type]
+            limits=options.limits,
+        )
+        self._engine = Engine(feeds, view, options)
+        self._segmenter, self._owns_segmenter = segmenter, owns_segmenter
+        self._sinks = list(sinks)
+        self._workers: list[SinkWorker] = []
+        self._created_s = time.monotonic()
+        self._started = self._entered = self._closed = False
+        self._inference_ms = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether no frame is dropped."""
+        return self._engine.lossless
+
+    @property
+    def ends(self) -> bool:
+        """Whether every source ends by itself."""
+        return not any(feed.live for feed in self._engine.feeds.values())
+
+    @property
+    def count(self) -> int | None:
+        """Frames of all sources together, if known."""
+        counts = [feed.count for feed in self._engine.feeds.values()]
+        return None if None in counts else sum(filter(None, counts))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each frame that a file could not give."""
+        return tuple(problem for feed in self._engine.feeds.values() for problem in feed.problems)
+
+    @property
+    def unreadable(self) -> int:
+        """Frames that could not be decoded or were refused."""
+        return sum(feed.status.counters.corrupt for feed in self._engine.feeds.values())
+
+    def start(self) -> None:
+        """Connect the sources, check the sinks and begin. Starting twice is fine.
+
+        Raises DataError or UnavailableError if a source or a sink cannot work: nothing is left open then.
+        """
+        if self._started:
+            return
+        self._started = True
+        try:
+            self._engine.open()
+            for sink in self._sinks:
+                sink.check()
+            # A lost result spoils what is to be complete; a camera's night is worth more than one full disk.
+            on_failure: OnFailure = "raise" if self.lossless else "retry"
+            depth = 4 if self.lossless else 1
+            for sink in self._sinks:
+                self._workers.append(SinkWorker(sink, depth=depth, on_failure=on_failure))
+            self._engine.start()
+        except BaseException as error:
+            self._shut(error)
+            raise
+
+    def __iter__(self) -> Iterator[StreamResult]:
+        error: BaseException | None = None
+        try:
+            self.start()
+            for result in self._engine.results():
+                self._inference_ms = result.prediction.timings_ms["inference"]
+                for worker in self._workers:
+                    worker.put(result)
+                yield result
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if not self._entered or _is_failure(error):
+                self._shut(error)
+
+    def stop(self) -> None:
+        """Make the loop end after what is under way. May be called from any thread."""
+        self._engine.stop()
+
+    def close(self) -> None:
+        """Finish the sinks and end everything. Closing twice is fine.
+
+        Raises OutputError if a sink of a lossless stream cannot finish.
+        """
+        self._shut(None)
+
+    def _shut(self, error: BaseException | None) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        # Half of a file's results could be taken for all of them; what a camera saw until now stays true.
+        finish = not (_is_failure(error) and self.lossless)
+        with contextlib.ExitStack() as stack:
+            if self._owns_segmenter:
+                stack.callback(self._segmenter.close)
+            for worker in reversed(self._workers):
+                stack.callback(worker.close, finish=finish)
+            self._engine.close()
+
+    def health(self) -> dict[str, Any]:
+        """States, counters and ages of sources and sinks, ready for JSON. May be called from any thread."""
+        return {
+            "model": self._segmenter.origin,
+            "uptime_s": round(time.monotonic() - self._created_s, 3),
+            "inference_ms": round(self._inference_ms, 3),
+            "sources": [feed.status.snapshot() for feed in self._engine.feeds.values()],
+            "sinks": [{**worker.snapshot(), **worker.sink.snapshot()} for worker in self._workers],
+        }
+
+    def __enter__(self) -> Stream:
+        self._entered = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._shut(error)
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    """Whether it is more than somebody's wish to stop here."""
+    return error is not None and not isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
+def stream(
+    source: Reference | Sequence[Reference],
+    model: str | os.PathLike[str] | Segmenter,
+    *,
+    sinks: Sequence[Sink] = (),
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    **options: Any,
+) -> Stream:
+    """Segment one or several sources, frame by frame.
+
+        with cpsl_deploy.stream("rtsp://camera/road", "model.onnx") as results:
+            for result in results:
+                result.labels, result.overlay(), result.age_ms
+
+    ``source``: an image, a folder of images, a glob, a video file, a camera (number or ``/dev/video0``), a
+    network stream (``rtsp://``, ``http://`` and others), a GStreamer pipeline, ``-`` for frames on standard
+    input; or a list of them, which share the model in turns. ``model``, ``backend``, ``device``, ``threads``,
+    ``precision``: as of `cpsl_deploy.load`; an opened Segmenter stays open. ``sinks``: take every result,
+    each in a thread of its own (`cpsl_deploy.sinks`). ``options``: fields of `StreamOptions`.
+
+    Files give every frame; cameras and network streams the newest there is (``policy``). Connections that are
+    lost are made again (``reconnect``).
+
+    Raises InputError for values that break a rule, DataError for a file that is not there, and what `load`
+    raises. Sources are connected when the first result is asked for.
+    """
+    known = {field.name for field in fields(StreamOptions)}
+    if unknown := sorted(set(options) - known):
+        raise InputError(f"a stream has the options {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    chosen = StreamOptions(**options)
+    feeds = open_feeds(as_references(source), chosen)
+    if isinstance(model, Segmenter):
+        return Stream(feeds, model, chosen, sinks=sinks)
+    opened = load(model, backend=backend, device=device, threads=threads, precision=precision)
+    try:
+        return Stream(feeds, opened, chosen, sinks=sinks, owns_segmenter=True)
+    except BaseException:
+        opened.close()
+        raise
