@@ -1,1 +1,1 @@
-"""Where results go: videos, label images, JSON lines, standard output, an HTTP preview, a window, a function."""
+"""Where results go: videos, label images, JSON lines, standard output, a preview, a window, a function."""

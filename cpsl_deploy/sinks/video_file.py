@@ -20,6 +20,9 @@ from .video_codec import CONTAINERS, check_codec, find_codec, open_output
 
 __all__ = ["VideoWriter", "check_codec", "video_writer"]
 
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ENOENT)
+"""Errors that no codec makes."""
+
 
 class _Abandoned(Exception):
     """Tells `atomic_path` to leave nothing."""
@@ -60,19 +63,19 @@ class VideoWriter:
         if min(self._even) < 2:
             raise InputError(f"a video has at least 2x2 pixels; got {size[1]}x{size[0]}. Write images")
         suffix = self.path.suffix.lower()
-        if suffix not in CONTAINERS:
-            check_codec(codec, suffix)  # raises
         chosen = find_codec(codec, suffix)
+        if suffix not in CONTAINERS:
+            check_codec(chosen.name, suffix)  # raises
         self._place = contextlib.ExitStack()
         temporary = self._place.enter_context(atomic_path(self.path))
         self._container: Any = None
         with self._errors():
-            self._container, self._stream = open_output(temporary, suffix, chosen, self._even, self._rate)
             try:
+                self._container, self._stream = open_output(temporary, suffix, chosen, self._even, self._rate)
                 self._container.start_encoding()
-            except (ValueError, OSError) as error:
-                if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    check_codec(codec or chosen.name, suffix)  # raises if it is the codec
+            except (ValueError, OSError) as error:  # FFmpeg's errors are among them
+                if getattr(error, "errno", None) not in _OF_THE_PLACE:
+                    check_codec(chosen.name, suffix)  # raises if it is the codec
                 raise
         self._time_base: Fraction = self._stream.codec_context.time_base
         self._last = -1
