@@ -7,9 +7,10 @@ Two ways, off unless asked for:
   another with as clear a lead as that had after ceil(log(1/2) / log(1 - ALPHA)) frames. Nothing is moved:
   what crosses the picture leaves a trail of that length.
 - ``majority:N``: the label that most of the last N frames have, each moved to where its pixels are now by
-  dense optical flow (DIS; Kroeger et al., ECCV 2016, 1603.03590). What the model notices or loses while the
-  picture stays the same takes (N - 1) / 2 frames; what changes the picture, as an object that comes into
-  view, has no past there and is shown at once.
+  dense optical flow (DIS; Kroeger et al., ECCV 2016, 1603.03590). What the model begins or ceases to see
+  while the picture stays the same is shown (N - 1) / 2 frames later. Where the picture changes by more than
+  movement there is no past, so that an object that comes into view, and is not of the colour of what it
+  hides, is shown at once.
 
 Frames are those the model saw: with frames left out, a lag of as many frames takes longer.
 """
@@ -36,8 +37,9 @@ from .continuity import Continuity
 
 FLOW_SIDE = 480
 """Pixels. Frames are brought to this longer side for their optical flow."""
-MOST_DIFFERENCE = 24
-"""Grey levels. Where a pixel differs by more from the one it is said to come from, it has no past."""
+MOST_DIFFERENCE = 12
+"""Grey levels, the mean of 5x5 pixels of the reduced frame. What differs by more from where it is said to
+come from has no past."""
 MOST_FRAMES = 15
 _MOST_SIDE = (1 << 15) - 2
 """Pixels that OpenCV's remap can take."""
@@ -248,7 +250,8 @@ class _OfLabels(Smoother):
         flow = self._flow.calc(now, before, np.zeros((*now.shape, 2), np.float32))
         places = flow + _grid(*now.shape)
         came_from = cv2.remap(before, places, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
-        _, new = cv2.threshold(cv2.absdiff(now, came_from), MOST_DIFFERENCE, 255, cv2.THRESH_BINARY)
+        difference = cv2.blur(cv2.absdiff(now, came_from), (5, 5))
+        _, new = cv2.threshold(difference, MOST_DIFFERENCE, 255, cv2.THRESH_BINARY)
         if now.shape != (height, width):
             stretch = np.array([width / now.shape[1], height / now.shape[0]], np.float32)
             flow = cv2.resize(flow * stretch, (width, height), interpolation=cv2.INTER_LINEAR)
