@@ -189,8 +189,11 @@ def _folder(
     for reference in references:
         if isinstance(reference, str | os.PathLike) and folder.resolve() == Path(reference).resolve():
             raise InputError(f"results go into a folder of their own, not into the input {reference}")
-    # Pieces of a recording are named by their time: a service that starts again adds to them.
-    return new_output_folder(folder, overwrite=overwrite or any(feed.live for feed in feeds))
+    if any(feed.live for feed in feeds):
+        # Pieces of a recording are named by their time: a service that starts again adds to them. The sinks
+        # make the folder once the source is there.
+        return folder
+    return new_output_folder(folder, overwrite=overwrite)
 
 
 class _Results:

@@ -18,6 +18,7 @@ from .backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from .command_line import Command, Terminated, parse_size
 
 _STATUS_EVERY_S = 60.0
+_log = logging.getLogger("cpsl_deploy.streams")
 
 
 class RunCommand(Command):
@@ -95,8 +96,11 @@ def main(ctx: click.Context, model: Path, input: tuple[str, ...], raw: bool, **v
     Ctrl-C and SIGTERM finish the files first: exit codes 130 and 143.
     """
     from .run import run
+    from .sources.reference import classify
 
     options = _stream_options(values)
+    if any(classify(reference).live for reference in input):
+        _log.setLevel(logging.INFO)  # each change of state is worth a line then
     text = sys.stderr if raw else sys.stdout
     with _terminate_as_interrupt(), _Shown() as shown:
         summary = run(
@@ -218,8 +222,6 @@ class _Shown:
         if stream.ends:
             self._begin_bar()
             return
-        logger = logging.getLogger("cpsl_deploy.streams")
-        logger.setLevel(logging.INFO)
         self._status = threading.Thread(target=self._tell, name="cpsl-status", daemon=True)
         self._status.start()
 
@@ -253,7 +255,7 @@ class _Shown:
                 name, delivered = source["name"], source["delivered"]
                 rate = (delivered - earlier.get(name, 0)) / (now - began)
                 age = source["age_ms"]["p99"]
-                logging.getLogger("cpsl_deploy.streams").info(
+                _log.info(
                     "%s: %s, %.1f frames/s, age p99 %s, %s",
                     name,
                     source["state"],
