@@ -62,14 +62,14 @@ class AreasSink(Sink):
         captured_s = result.frame.captured_s
         if self._piece_s is not None and captured_s - self._began_s >= self._piece_s:
             self.close()
-        if self._lines is None:
-            self._begin(result)
         if self._piece_s is not None:
             try:
-                require_room(self._path)
+                require_room(self._folder)
             except OSError as error:
                 self.close()
-                raise as_output_error(error, self._path) from error
+                raise as_output_error(error, self._folder / "areas.jsonl") from error
+        if self._lines is None:
+            self._begin(result)
         try:
             assert self._lines is not None
             self._lines.write(json.dumps(_line(result, self._several)) + "\n")

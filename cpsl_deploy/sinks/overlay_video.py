@@ -95,10 +95,10 @@ class OverlaySink(Sink):
             if full or recording.size != size:
                 self._finish(result.source)
                 recording = None
+        if piece_s is not None:
+            self._keep_room(result.source)
         if recording is None:
             recording = self._begin(result, size, live=piece_s is not None)
-        if piece_s is not None:
-            self._keep_room(result.source, recording)
         try:
             recording.writer.append(
                 result.overlay(self._opacity, self._legend), result.time_s - recording.origin_s
@@ -126,12 +126,13 @@ class OverlaySink(Sink):
         self._recordings[source] = recording
         return recording
 
-    def _keep_room(self, source: str, recording: _Recording) -> None:
+    def _keep_room(self, source: str) -> None:
         try:
-            require_room(recording.writer.path)
+            require_room(self._folder)
         except OSError as error:
-            self._finish(source)
-            raise as_output_error(error, recording.writer.path) from error
+            if source in self._recordings:
+                self._finish(source)
+            raise as_output_error(error, self._folder / f"{source}.overlay.mp4") from error
 
     def _finish(self, source: str) -> None:
         writer = self._recordings.pop(source).writer

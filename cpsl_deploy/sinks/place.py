@@ -63,9 +63,10 @@ def safe_name(name: str) -> str:
     return name
 
 
-def require_room(path: Path) -> None:
-    """Raise the OSError of a full disk before it is really full."""
-    if shutil.disk_usage(path.parent).free < LEAST_FREE:
+def require_room(folder: Path) -> None:
+    """Make the folder; raise the OSError of a full disk before it is really full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < LEAST_FREE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -1,0 +1,272 @@
+"""A sink in a thread: order, back-pressure, failures that end the run and failures that pass."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import pytest
+from sink_results import make_result, nothing_left, wait_until
+
+from cpsl_deploy.errors import InputError, OutputError
+from cpsl_deploy.sinks.base import Sink
+from cpsl_deploy.sinks.callback import CallbackSink
+from cpsl_deploy.sinks.worker import SinkWorker
+from cpsl_deploy.streams.result import StreamResult
+
+
+class Recorder(Sink):
+    """Notes what it gets; waits for ``gate``; raises ``problem`` while there is one."""
+
+    name = "recorder"
+
+    def __init__(self, *, open_gate: bool = True) -> None:
+        self.got: list[int] = []
+        self.events: list[str] = []
+        self.gate = threading.Event()
+        if open_gate:
+            self.gate.set()
+        self.problem: BaseException | None = None
+        self.closing_problem: BaseException | None = None
+        self.waits = 0
+
+    def write(self, result: StreamResult) -> None:
+        self.waits += 1
+        assert self.gate.wait(10)
+        if self.problem is not None:
+            raise self.problem
+        self.got.append(result.index)
+
+    def close(self) -> None:
+        self.events.append("close")
+        if self.closing_problem is not None:
+            raise self.closing_problem
+
+    def abort(self) -> None:
+        self.events.append("abort")
+
+    def interrupt(self) -> None:
+        self.gate.set()
+
+
+def test_results_arrive_in_order_and_closing_drains() -> None:
+    sink = Recorder()
+    with nothing_left():
+        worker = SinkWorker(sink, depth=2)
+        for index in range(100):
+            assert worker.put(make_result(index))
+        worker.close()
+        worker.close()
+    assert sink.got == list(range(100))
+    assert sink.events == ["close"]
+    assert worker.snapshot() == {
+        "name": "recorder",
+        "state": "closed",
+        "reason": "",
+        "written": 100,
+        "lost": 0,
+        "failures": 0,
+        "queue": 0,
+    }
+    assert not worker.put(make_result())
+    assert not worker.offer(make_result())
+
+
+def test_a_slow_sink_holds_back_and_tells_when_there_is_room() -> None:
+    sink, told = Recorder(open_gate=False), threading.Semaphore(0)
+    worker = SinkWorker(sink, depth=2, on_room=told.release)
+    with nothing_left():
+        assert worker.offer(make_result(0))
+        wait_until(lambda: sink.waits)
+        assert told.acquire(timeout=5)
+        assert worker.offer(make_result(1))
+        assert worker.room
+        assert worker.offer(make_result(2))
+        assert not worker.room
+        assert not worker.offer(make_result(3))
+        assert worker.snapshot()["queue"] == 2
+        held = threading.Thread(target=worker.put, args=(make_result(4),))
+        held.start()
+        held.join(0.05)
+        assert held.is_alive(), "put did not wait for room"
+        assert not told.acquire(blocking=False)
+        sink.gate.set()
+        held.join(5)
+        assert told.acquire(timeout=5)
+        worker.close()
+    assert sink.got == [0, 1, 2, 4]
+    assert worker.snapshot()["lost"] == 0
+
+
+@pytest.mark.parametrize("error", [OutputError("full"), OSError("gone"), ZeroDivisionError("mine")])
+def test_a_failure_ends_the_run_with_that_error(error: Exception) -> None:
+    sink, told = Recorder(), threading.Event()
+    sink.problem = error
+    worker = SinkWorker(sink, on_room=told.set)
+    with nothing_left():
+        worker.put(make_result(0))
+        wait_until(lambda: worker.error is not None)
+        assert told.wait(5)
+        assert worker.room
+        with pytest.raises(type(error)) as raised:
+            worker.put(make_result(1))
+        assert raised.value is error
+        worker.close()  # it has been raised already
+    assert sink.events[0] == "abort"
+    assert worker.snapshot()["state"] == "failed"
+    assert worker.snapshot()["reason"] == str(error)
+
+
+def test_a_failure_of_the_last_result_or_of_the_end_is_raised_by_closing() -> None:
+    for attribute in ("problem", "closing_problem"):
+        sink = Recorder()
+        setattr(sink, attribute, OutputError("full"))
+        worker = SinkWorker(sink)
+        with nothing_left():
+            worker.put(make_result())
+            with pytest.raises(OutputError, match="full"):
+                worker.close()
+            worker.close()
+        assert "abort" in sink.events
+
+
+def test_a_live_sink_that_fails_is_tried_again_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cpsl_deploy.sinks")
+    sink = Recorder()
+    worker = SinkWorker(sink, on_failure="retry", retry_s=0.05)
+
+    def put(index: int) -> None:
+        before = worker.snapshot()
+        worker.put(make_result(index))
+        keys = ("written", "lost")
+        wait_until(lambda: sum(worker.snapshot()[k] - before[k] for k in keys) == 1)  # type: ignore[operator, misc]
+
+    with nothing_left():
+        put(0)
+        sink.problem = OutputError("the disk is full")
+        put(1)
+        assert worker.snapshot()["state"] == "failed"
+        assert worker.snapshot()["reason"] == "the disk is full"
+        tries = sink.waits
+        put(2)
+        assert sink.waits == tries, "it was tried again at once"
+        time.sleep(0.06)
+        put(3)
+        assert sink.waits == tries + 1
+        sink.problem = None
+        time.sleep(0.06)
+        put(4)
+        assert worker.snapshot()["state"] == "ok"
+        worker.close()
+    assert sink.got == [0, 4]
+    assert sink.events == ["abort", "abort", "close"]
+    assert worker.snapshot()["lost"] == 3
+    assert worker.snapshot()["failures"] == 2
+    assert [(record.levelname, "recorder" in record.message) for record in caplog.records] == [
+        ("ERROR", True),
+        ("INFO", True),
+    ]
+    assert "the disk is full" in caplog.text
+    assert "works again" in caplog.text
+
+
+def test_some_failures_never_pass() -> None:
+    def broken(result: StreamResult) -> None:
+        raise ConnectionRefusedError("the user's own")
+
+    for sink in (Recorder(), CallbackSink(broken)):
+        if isinstance(sink, Recorder):
+            sink.problem = BrokenPipeError()
+        worker = SinkWorker(sink, on_failure="retry", retry_s=0)
+        worker.put(make_result())
+        with nothing_left(), pytest.raises(OSError):
+            worker.close()
+        assert worker.snapshot()["state"] == "failed"
+        assert worker.snapshot()["reason"]
+
+
+def test_a_live_sink_that_cannot_finish_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Recorder()
+    sink.closing_problem = OutputError("full")
+    worker = SinkWorker(sink, on_failure="retry")
+    worker.put(make_result())
+    worker.close()
+    assert "recorder could not be finished: full" in caplog.text
+    assert worker.snapshot()["state"] == "failed"
+
+
+def test_closing_without_finishing_drops_what_waits() -> None:
+    sink = Recorder(open_gate=False)
+    worker = SinkWorker(sink)
+    with nothing_left():
+        for index in range(4):
+            worker.put(make_result(index))
+        wait_until(lambda: sink.waits)
+        worker.close(finish=False)
+    assert sink.got == [0]
+    assert sink.events[0] == "abort"
+    assert worker.snapshot()["lost"] == 3
+
+
+def test_a_sink_that_does_not_finish_in_time_is_interrupted(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Recorder(open_gate=False)
+    worker = SinkWorker(sink)
+    with nothing_left():
+        for index in range(4):
+            worker.put(make_result(index))
+        worker.close(timeout_s=0.05)
+    assert sink.events[0] == "abort"
+    assert "did not finish within 0.05 s" in caplog.text
+
+
+def test_a_put_that_waits_ends_when_the_worker_is_closed() -> None:
+    sink = Recorder(open_gate=False)
+    worker = SinkWorker(sink, depth=1)
+    worker.put(make_result(0))
+    wait_until(lambda: sink.waits)
+    worker.put(make_result(1))
+    answers: list[bool] = []
+    held = threading.Thread(target=lambda: answers.append(worker.put(make_result(2))))
+    held.start()
+    worker.close(finish=False)
+    held.join(5)
+    assert answers == [False]
+
+
+def test_a_sink_without_a_result_is_closed_all_the_same() -> None:
+    for finish, events in ((True, ["close"]), (False, ["abort", "close"])):
+        sink = Recorder()
+        worker = SinkWorker(sink)
+        worker.close(finish)
+        worker.close(finish)
+        assert sink.events == events
+
+
+def test_no_result_is_kept_while_the_next_is_waited_for() -> None:
+    import gc
+    import weakref
+
+    worker = SinkWorker(Recorder())
+    result = make_result()
+    alive = weakref.ref(result)
+    worker.put(result)
+    del result
+    wait_until(lambda: worker.snapshot()["written"])
+    gc.collect()
+    wait_until(lambda: alive() is None)
+    worker.close()
+
+
+def test_a_callback_gets_every_result() -> None:
+    got: list[int] = []
+    worker = SinkWorker(CallbackSink(lambda result: got.append(result.index)))
+    for index in range(5):
+        worker.put(make_result(index))
+    worker.close()
+    assert got == list(range(5))
+
+
+def test_a_queue_without_room_is_refused() -> None:
+    with pytest.raises(InputError, match="room for 1 or more"):
+        SinkWorker(Recorder(), depth=0)
