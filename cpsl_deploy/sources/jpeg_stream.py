@@ -13,6 +13,7 @@ _BETWEEN = re.compile(rb"[\0\s]*(--[!-~ ]*)?(\r?\n[A-Za-z-]+:[!-~ ]*)*[\0\s]*")
 """What may stand between images: padding, or the lines of a multipart stream, as web cameras send them."""
 _LONGEST_BETWEEN = 1024
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_APPLICATIONS = range(0xE0, 0xF0)
 _SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of the header that holds the size."""
 
@@ -39,6 +40,8 @@ class JpegStream:
         self._data = bytearray()
         self._at = 0
         """Where the image at the beginning of the data was looked at up to."""
+        self._after_applications = 0
+        """Where its last segment ends that may hold another image, its thumbnail."""
         self._size: tuple[int, int] | None = None
         self._coded = False
         self._garbage = False
@@ -67,7 +70,7 @@ class JpegStream:
             if start < 0:
                 return None
             self._garbage = False
-            self._at, self._size, self._coded = 2, None, False
+            self._at, self._after_applications, self._size, self._coded = 2, 2, None, False
         return self._image()
 
     def _skip(self, count: int) -> Iterator[Broken]:
@@ -88,7 +91,8 @@ class JpegStream:
                 self._at = max(len(self._data) - 1, 2) if self._coded else self._at
                 return self._give_up("no image") if len(self._data) > self._most else None
             if not self._coded and match.start() != self._at:
-                return self._give_up("a damaged header")
+                # Perhaps cut off within a segment, whose length then leads into the image that follows.
+                return self._give_up("a damaged header", self._after_applications)
             marker = match.group(1)[0]
             if marker == _EOI:
                 return self._whole(match.end())
@@ -113,6 +117,8 @@ class JpegStream:
             )
         self._coded = marker == _SOS
         self._at = at + length
+        if marker in _APPLICATIONS:
+            self._after_applications = self._at
         return True
 
     def _whole(self, end: int) -> Jpeg | Broken:

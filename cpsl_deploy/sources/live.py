@@ -80,6 +80,7 @@ class LiveFeed(Feed):
         self._backoff = Backoff(self._reconnect, **({"draw": draw} if draw is not None else {}))
         self._pool = BufferPool()
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._closing = threading.Event()
         self._process: ReaderProcess | None = None
         self._thread: threading.Thread | None = None
@@ -98,7 +99,8 @@ class LiveFeed(Feed):
     def open(self) -> None:
         """Make the first connection. Raises DataError or UnavailableError, without credentials."""
         try:
-            reason = self._connect()
+            with self._opening:
+                reason = self._connect()
         except UnavailableError as error:
             self.status.become("failed", str(error))
             raise
@@ -129,7 +131,8 @@ class LiveFeed(Feed):
             self._inbox.end()  # or the thread would wait for room
         if self._thread is not None:
             self._thread.join()
-        self._disconnect()
+        with self._opening:  # another thread may be in `open`, which ends now
+            self._disconnect()
         if self.status.state != "failed":
             self.status.become("ended", "closed")
 
@@ -167,7 +170,7 @@ class LiveFeed(Feed):
             if message.get("unavailable"):
                 raise UnavailableError(f"{self.reference.shown} cannot be opened: {reason}")
             return reason
-        return f"no answer within {options.open_timeout_s:g} s" if silent else how_it_ended
+        return f"no answer within {options.open_timeout_s:g} s" if silent else how_it_ended or "closed"
 
     def _disconnect(self) -> str:
         """End the reader. How it had ended by itself."""

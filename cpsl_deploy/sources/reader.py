@@ -3,9 +3,9 @@
 ``python -m cpsl_deploy.sources.reader CONTROL MESSAGES MEMORY`` with three open descriptors. A decoder that
 hangs is ended by killing this process, and one that crashes takes nothing else with it.
 
-CONTROL, lines to here: the configuration as one JSON object (not as arguments, which everyone can
-read: it holds passwords); then ``go lossless`` or ``go latest`` once, and ``free SLOT`` for every frame done with. When
-it closes, whoever started this is gone or wants no more, and the process ends at once.
+CONTROL, lines to here: the configuration as one JSON object (not as arguments, which everyone can read: it
+holds passwords); then ``go lossless`` or ``go latest`` once, and ``free SLOT`` for every frame done with.
+When it closes, whoever started this is gone or wants no more, and the process ends at once.
 
 MESSAGES, JSON lines from here:
 

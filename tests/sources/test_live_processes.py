@@ -1,0 +1,178 @@
+"""Nothing is left behind: no process, thread, descriptor or memory, whatever dies first."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from live_servers import CameraServer, next_frame, running, until
+
+from cpsl_deploy.errors import DataError
+from cpsl_deploy.sources.backoff import ReconnectOptions
+from cpsl_deploy.sources.live import LiveFeed
+from cpsl_deploy.streams.inbox import Inbox
+
+QUICK = ReconnectOptions(initial_s=0.05, max_s=0.2, stall_after_s=0.6, open_timeout_s=5)
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks into /proc")
+
+
+def belongings() -> tuple[int, set[str], int, int]:
+    """Descriptors, threads, children and maps of shared memory of this process."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().count("cpsl-frames")
+    threads = {thread.name for thread in threading.enumerate() if thread.name.startswith("cpsl-")}
+    return len(os.listdir("/proc/self/fd")), threads, len(psutil.Process().children()), maps
+
+
+def gone(pid: int) -> bool:
+    """Ended; where nobody collects orphans it stays in the table as a zombie."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_nothing_is_left_after_closing() -> None:
+    with CameraServer() as server:
+        before = belongings()
+        for round_ in range(3):
+            feed = LiveFeed(server.url, reconnect=QUICK)
+            with running(feed, "lossless" if round_ == 1 else "latest") as inbox:
+                held = next_frame(inbox)
+                if round_ == 2:
+                    os.kill(feed._process.pid, signal.SIGKILL)
+                    until(lambda feed=feed: feed.status.state == "resumed")
+                assert belongings()[1] and belongings()[3]
+            feed.close()  # twice is fine
+            assert held.image.shape == (48, 64, 3)
+        until(lambda: len(server._connections) >= 4)
+        server.kill()
+        server.start()
+        del held
+        assert belongings() == before
+
+
+def test_closing_at_any_moment() -> None:
+    with CameraServer() as server:
+        before = belongings()
+        LiveFeed(server.url).close()  # never opened
+        feed = LiveFeed(server.url, reconnect=QUICK)
+        feed.open()
+        feed.close()  # never started
+        feed = LiveFeed(server.url, reconnect=ReconnectOptions(initial_s=20))
+        with running(feed):
+            os.kill(feed._process.pid, signal.SIGKILL)
+            until(lambda: feed.status.state == "reconnecting")
+            started_s = time.monotonic()  # within a long wait
+        assert time.monotonic() - started_s < 2
+        server.answer = server.silence
+        feed = LiveFeed(server.url)
+        refused: list[Exception] = []
+
+        def open_it() -> None:
+            try:
+                feed.open()
+            except DataError as error:
+                refused.append(error)
+
+        opening = threading.Thread(target=open_it)
+        opening.start()
+        until(lambda: feed._process is not None)
+        feed.close()  # within open
+        opening.join(10)
+        assert not opening.is_alive() and refused
+        server.kill()
+        server.start()
+        assert belongings() == before
+
+
+def test_frames_outlive_the_source_that_gave_them() -> None:
+    with CameraServer() as server:
+        before = belongings()
+        feed, inbox = LiveFeed(server.url), Inbox("lossless")
+        feed.open()
+        feed.start(inbox)
+        until(lambda: inbox.ready)
+        feed.close()
+        frame = inbox.take()
+        assert frame is not None and frame.image.shape == (48, 64, 3)
+        inbox.close()
+        del frame
+        server.kill()
+        server.start()
+        assert belongings() == before
+
+
+PARENT = """
+import sys, time
+from cpsl_deploy.sources.live import LiveFeed
+from cpsl_deploy.streams.inbox import Inbox
+feed, inbox = LiveFeed(sys.argv[1]), Inbox("latest")
+feed.open()
+feed.start(inbox)
+while not inbox.ready:
+    time.sleep(0.01)
+print(feed._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_reader_dies_with_its_parent(stopped: bool) -> None:
+    with CameraServer() as server:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT, server.url], stdout=subprocess.PIPE)
+        try:
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            assert not gone(child)
+            if stopped:  # no frame comes, so no message fails: the pipe alone tells
+                server.running.clear()
+                time.sleep(0.2)
+            parent.kill()
+            parent.wait()
+            until(lambda: gone(child), "the reader's end", 5)
+        finally:
+            parent.kill()
+            parent.communicate()
+
+
+def test_the_signals_of_a_terminal_are_the_parents_affair() -> None:
+    with CameraServer() as server:
+        feed = LiveFeed(server.url, reconnect=QUICK)
+        with running(feed) as inbox:
+            next_frame(inbox)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(feed._process.pid, number)
+            index = next_frame(inbox).index
+            until(lambda: next_frame(inbox).index > index + 5)
+            assert feed.status.counters.reconnects == 0
+
+
+def test_a_script_without_an_end_ends_all_the_same() -> None:
+    """Forgetting to close costs nothing: no process stays, and the interpreter does not hang."""
+    with CameraServer() as server:
+        script = PARENT.replace("time.sleep(60)", "")
+        done = subprocess.run(
+            [sys.executable, "-c", script, server.url], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0
+        until(lambda: gone(int(done.stdout)), "the reader's end", 5)
+
+
+def test_the_reader_needs_little() -> None:
+    """Start-up is part of every recovery: neither OpenCV nor anything of the models is imported."""
+    script = (
+        "import sys; import cpsl_deploy.sources.reader, cpsl_deploy.sources.network;"
+        "heavy = {'cv2', 'onnxruntime', 'openvino', 'torch', 'yaml', 'click', 'rich', 'PIL', 'onnx'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

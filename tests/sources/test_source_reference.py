@@ -1,0 +1,96 @@
+"""One argument tells every kind of source, and its credentials stay with it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import pytest
+
+from cpsl_deploy.errors import InputError, UnavailableError
+from cpsl_deploy.sources.reference import NETWORK_SCHEMES, classify
+
+
+@pytest.mark.parametrize(
+    "reference, kind, name, live",
+    [
+        (0, "camera", "camera-0", True),
+        ("3", "camera", "camera-3", True),
+        ("/dev/video2", "camera", "camera-2", True),
+        ("-", "stdin", "stdin", False),
+        ("rtsp://192.168.1.5:8554/drive", "network", "rtsp-192.168.1.5-8554-drive", True),
+        ("rtsp://me:secret@192.168.1.5:8554/drive", "network", "rtsp-192.168.1.5-8554-drive", True),
+        ("RTSP://10.0.0.5/drive", "network", "RTSP-10.0.0.5-drive", True),
+        ("http://cam.example/x?token=abcdef&channel=2", "network", "http-cam.example-x-channel-2", True),
+        ("udp://127.0.0.1:9999", "network", "udp-127.0.0.1-9999", True),
+        ("drive.mp4", "file", "drive", False),
+        ("photos/*.png", "file", "photos", False),
+        (Path("some/where/photo.jpg"), "file", "photo", False),
+    ],
+)
+def test_the_kind_and_the_name(reference: str, kind: str, name: str, live: bool) -> None:
+    told = classify(reference)
+    assert (told.kind, told.name, told.live) == (kind, name, live)
+    assert "secret" not in repr(told) + told.shown + told.name
+
+
+def test_digits_are_a_camera_unless_they_are_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert classify("7").kind == "camera"
+    Path("7").mkdir()
+    assert classify("7").kind == "file"
+
+
+def test_names_are_file_names_and_tell_streams_apart() -> None:
+    wild = [
+        "rtsp://host/../../etc/passwd",
+        "rtsp://host/" + "a" * 300,
+        "rtsp://host/" + "a" * 299 + "b",
+        "http://[::1]:8080/ü/ä b",
+        "http://host/?channel=1",
+        "http://host/?channel=2",
+    ]
+    names = [classify(text).name for text in wild]
+    for name in names:
+        assert 0 < len(name) <= 80 and name.strip(".-") == name
+        assert name == Path(name).name and ".." not in name and name.isascii()
+    assert len(set(names)) == len(names)
+
+
+def test_what_is_no_source_is_refused() -> None:
+    with pytest.raises(InputError, match=r"rtsp://, rtsps://, http://.*got gopher://"):
+        classify("gopher://user:secret@host/x")
+    for nothing in ("", "rtsp://", "rtsp://user:secret@", "http:///"):
+        with pytest.raises(InputError) as refused:
+            classify(nothing)
+        assert "secret" not in str(refused.value)
+    for wrong in (-1, True):
+        with pytest.raises(InputError, match="numbered from 0"):
+            classify(wrong)
+
+
+PIPELINE = "rtspsrc location=rtsp://me:hush@host/x user-pw=hush2 ! decodebin ! videoconvert ! appsink"
+
+
+def test_a_pipeline_needs_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    has = itertools.cycle([True])
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: next(has))
+    told = classify(PIPELINE)
+    assert (told.kind, told.live) == ("gstreamer", True) and told.name.startswith("gstreamer-rtspsrc-")
+    assert "hush" not in told.shown + told.name and "decodebin" in told.shown
+    has = itertools.cycle([False])
+    with pytest.raises(UnavailableError, match=r"no GStreamer.*apt install") as refused:
+        classify(PIPELINE)
+    assert "hush" not in str(refused.value)
+
+
+def test_the_installed_opencv_is_asked() -> None:
+    if "GStreamer:                   NO" not in cv2.getBuildInformation():
+        pytest.skip("this OpenCV has GStreamer")
+    with pytest.raises(UnavailableError, match="no GStreamer"):
+        classify("videotestsrc ! appsink")
+
+
+def test_every_scheme_is_a_network_stream() -> None:
+    assert {classify(f"{scheme}://host:1/x").kind for scheme in NETWORK_SCHEMES} == {"network"}
