@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,17 @@ def store_drift_reference(
 
 def _target_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> Frames:
     """The images that the run trained on; else those that INT8 is calibrated on."""
-    counts = {"count": MOST_FRAMES, "labelled_count": MOST_FRAMES}
-    frames = open_frames(None, spec, None, run=run, trained=True, native=True, **counts)
-    if frames.generated and request.calibration is not None:
-        frames = open_frames(request.calibration, spec, None, trained=True, native=True, **counts)
-    return frames
+    opened = partial(
+        open_frames,
+        spec=spec,
+        size=None,
+        count=MOST_FRAMES,
+        labelled_count=MOST_FRAMES,
+        trained=True,
+        native=True,
+    )
+    frames = opened(None, run=run)
+    return opened(request.calibration) if frames.generated and request.calibration is not None else frames
 
 
 def _spread(segmenter: Segmenter, frames: Frames, watcher: Watcher) -> Iterator[np.ndarray]:

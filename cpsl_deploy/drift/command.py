@@ -86,8 +86,8 @@ def _score(
     plot: bool,
     runtime: dict,
 ) -> None:
-    from ..media import open_source
     from ..segmenter import find_model, load
+    from ..sources.files import open_source
     from .curve import drift_curve
     from .detector import DriftPolicy
     from .plot import require_matplotlib, write_plot
@@ -145,8 +145,8 @@ def _calibrate(
     model: Path, photos: str, output: Path, count: int, false_alarms: float, overwrite: bool, runtime: dict
 ) -> None:
     from ..errors import OutputError
-    from ..media import open_source
     from ..segmenter import find_model, load
+    from ..sources.files import open_source
     from .reference import DriftReference
 
     if output.exists() and not overwrite:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..media import Frame, ImageSource, VideoSource
 from ..segmenter import Segmenter
+from ..sources.base import Frame
+from ..sources.files import ImageSource, VideoSource
 from .detector import DriftDetector, DriftPolicy
 from .reference import DriftReference, predictions
 from .sink import IMAGE_S

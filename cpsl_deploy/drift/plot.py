@@ -37,15 +37,16 @@ def write_plot(curves: Sequence[Curve], path: Path, *, title: str) -> None:
     for axes, curve in zip(panels, shown, strict=True):
         times = [point.time_s for point in curve.points]
         for part, colour in _COLOURS.items():
-            values = [point.parts[part] for point in curve.points]
+            values = [point.parts.get(part, 0.0) for point in curve.points]
             axes.plot(times, values, color=colour, linewidth=1.4, label=_TITLES[part])
         axes.axhline(1, color="#de2d26", linewidth=1, linestyle="--", label="threshold")
         alarm = [point.alarm for point in curve.points]
         axes.fill_between(times, 0, 1, where=alarm, transform=axes.get_xaxis_transform(), color="#de2d26",
                           alpha=0.12, linewidth=0, label="alarm")  # fmt: skip
         highest = curve.highest
-        words = ", ".join(highest.causes) if highest and highest.causes else "too short for a window"
-        words = words if highest is None or highest.score > 1 else "fits"
+        words = "too short for a window" if highest is None else "no alarm"
+        if highest is not None and curve.alarms:
+            words = ", ".join(highest.causes)
         axes.set_title(f"{curve.name}: {words}", fontsize=10, loc="left")
         axes.set(ylabel="score", ylim=(0, max(1.5, 1.1 * (highest.score if highest else 0))))
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)

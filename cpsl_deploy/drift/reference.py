@@ -28,8 +28,8 @@ MOST_FRAMES = 2000
 FALSE_ALARMS = 0.01
 """Share of windows of the model's own roads that may lie above the threshold."""
 PARTS = ("answers", "look")
-"""What is held against the reference, each with a threshold of its own at half the rate: what the model says
-of the frames, and how the frames look. One distance for both would let one dilute the other."""
+"""What is held against the reference, each with a threshold of its own at its part of the rate: what the
+model says of the frames, and how the frames look. One distance for both would let one dilute the other."""
 MAX_TEXT = 1 << 19
 _MOST_STATISTICS = 600
 _MOST_WINDOWS = MOST_FRAMES // calibration.WINDOW
@@ -53,9 +53,9 @@ class DriftReference:
     names: tuple[str, ...]
     """Of the statistics; those of frames held against it are the same."""
     spaces: dict[str, Space] = field(repr=False)
-    """One for each of `PARTS`."""
+    """One for each of `PARTS` that has statistics."""
     thresholds: dict[str, float]
-    """Distance in each space that a window exceeds with half the probability ``false_alarms``."""
+    """Distance in each space that a window exceeds with the probability ``false_alarms`` / their number."""
     false_alarms: float
     """Share of windows of roads like the reference's that score above 1."""
     frames: int
@@ -63,15 +63,15 @@ class DriftReference:
 
     def __post_init__(self) -> None:
         _require(0 < self.false_alarms <= 0.5, "a rate of false alarms is above 0 and at most 0.5")
-        _require(set(self.spaces) == set(PARTS) == set(self.thresholds), f"its parts are {', '.join(PARTS)}")
-        for part in PARTS:
+        present = {_part_of(name) for name in self.names}
+        _require(present == set(self.spaces) == set(self.thresholds), f"its parts are {', '.join(PARTS)}")
+        for part in self.spaces:
             _require(len(self.spaces[part].mean) == int(self._of(part).sum()), f"the sizes of {part} differ")
             _require(1e-6 < self.thresholds[part] < 1e6, "a threshold is above 0 and finite")
 
     def _of(self, part: str) -> np.ndarray:
         """bool (len(names),): which statistics are of a part."""
-        look = np.array([group_of(name) == "image" for name in self.names])
-        return look if part == "look" else ~look
+        return np.array([_part_of(name) == part for name in self.names])
 
     @property
     def mean(self) -> np.ndarray:
@@ -85,14 +85,15 @@ class DriftReference:
 
     def _joined(self, what: str) -> np.ndarray:
         values = np.empty(len(self.names))
-        for part in PARTS:
+        for part in self.spaces:
             values[self._of(part)] = getattr(self.spaces[part], what)
         return values
 
     def score(self, window: np.ndarray) -> DriftScore:
         """Of a window's mean statistics float64 (len(names),)."""
         parts = {
-            part: self.spaces[part].distance(window[self._of(part)]) / self.thresholds[part] for part in PARTS
+            part: space.distance(window[self._of(part)]) / self.thresholds[part]
+            for part, space in self.spaces.items()
         }
         return DriftScore(value=max(parts.values()), parts=parts)
 
@@ -136,12 +137,14 @@ class DriftReference:
                 f"a drift reference is made of {LEAST_FRAMES} to {MOST_FRAMES} frames of the model's own "
                 f"roads; got {len(values)}. Name a folder or a video with more of them, or a part of it"
             )
-        look = np.array([group_of(name) == "image" for name in names])
+        of_part = np.array([_part_of(name) for name in names])
+        present = [part for part in PARTS if part in of_part]
         spaces, thresholds = {}, {}
-        for part, mine in zip(PARTS, (~look, look), strict=True):
-            distances = calibration.left_out_distances(values[:, mine])
-            spaces[part] = Space.of(values[:, mine])
-            thresholds[part] = calibration.threshold(distances, false_alarms / len(PARTS))
+        for part in present:
+            mine = values[:, of_part == part]
+            spaces[part] = Space.of(mine)
+            distances = calibration.left_out_distances(mine)
+            thresholds[part] = calibration.threshold(distances, false_alarms / len(present))
         return cls(
             names=names, spaces=spaces, thresholds=thresholds, false_alarms=false_alarms, frames=len(values)
         )
@@ -195,6 +198,10 @@ class DriftReference:
             raise _damaged(origin, f"{type(error).__name__}: {str(error)[:120]}") from error
 
 
+def _part_of(name: str) -> str:
+    return "look" if group_of(name) == "image" else "answers"
+
+
 def names_of(segmenter: Segmenter) -> tuple[str, ...]:
     """Names of the statistics of frames that a model has seen."""
     return statistic_names(segmenter.classes.names, segmenter.contract.outputs)
@@ -220,11 +227,12 @@ def _parsed(values: Any) -> DriftReference:
     _require(all(isinstance(n, str) and ":" in n and len(n) < 256 for n in names), "its names are texts")
     _require(len(set(names)) == len(names), "no two names are the same")
     _require(type(values["frames"]) is int and 0 < values["frames"] <= MOST_FRAMES, "frames is a number")
-    _require(set(values["parts"]) == set(PARTS), f"its parts are {', '.join(PARTS)}")
+    parts = values["parts"]
+    _require(isinstance(parts, dict) and set(parts) <= set(PARTS), f"its parts are {', '.join(PARTS)}")
     return DriftReference(
         names=tuple(names),
-        spaces={part: _space(values["parts"][part]) for part in PARTS},
-        thresholds={part: float(values["parts"][part]["threshold"]) for part in PARTS},
+        spaces={part: _space(values) for part, values in parts.items()},
+        thresholds={part: float(values["threshold"]) for part, values in parts.items()},
         false_alarms=float(values["false_alarms"]),
         frames=values["frames"],
     )

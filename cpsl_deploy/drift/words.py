@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,8 @@ def _in_words(name: str, before: float, now: float) -> str:
         return f"{what} {_percent(before**2)} -> {_percent(now**2)}"
     if name == "confidence:low":
         return f"unsure pixels {_percent(before**2)} -> {_percent(now**2)}"
+    if what in ("detail", "grain"):
+        return f"{_LOOKS[what][now > before]} ({100 * math.exp(now - before):.0f} % of it)"
     if kind == "image" and what in _LOOKS:
         return f"{_LOOKS[what][now > before]} ({what} {before:.2f} -> {now:.2f})"
     label = {"confidence": "confidence", "entropy": "entropy", "margin": "margin"}.get(
