@@ -23,10 +23,14 @@ def test_public_names() -> None:
         "Prediction",
         "RecipeError",
         "Segmenter",
+        "Stream",
+        "StreamOptions",
+        "StreamResult",
         "TrainingError",
         "UnavailableError",
         "__version__",
         "load",
+        "stream",
     ]
 
 

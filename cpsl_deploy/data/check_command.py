@@ -199,7 +199,7 @@ def _show_environment(console: Console, found: Environment, output: Path | None,
             "onnxruntime and onnxruntime-gpu are both installed and break each other: uninstall one."
         )
     codecs = [f"{name} {'yes' if works else 'no'}" for name, works in found.codecs.items()]
-    lines.append(f"videos written and read back by OpenCV: {', '.join(codecs)}")
+    lines.append(f"videos can be written: {', '.join(codecs)}")
     lines += [f"free disk in {folder}: {free} GiB" for folder, free in found.free_disk_gib.items()]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

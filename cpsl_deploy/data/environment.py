@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from .. import __version__
 from ..backends.gpu import nvidia_gpu_count
 from ..bench.machine import Machine, describe_machine
+from ..errors import UnavailableError
+from ..sinks.video_codec import check_codec
 
-BASE = ("numpy", "opencv-python-headless", "click", "rich", "pyyaml", "safetensors")
+BASE = ("numpy", "opencv-python-headless", "click", "rich", "pyyaml", "safetensors", "av")
 EXTRAS = {
     "cpu": ("onnxruntime",),
     "gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "trt": ("tensorrt-cu13", "cuda-bindings"),
+    "preview": ("aiohttp", "prometheus-client"),
     "plot": ("matplotlib",),
     "data": ("scipy",),
     "train": ("torch", "matplotlib"),
@@ -33,7 +32,7 @@ EXTRAS = {
 }
 """Packages of every extra a user may want, as pyproject.toml lists them."""
 
-_CODECS = (("mp4v", ".mp4"), ("MJPG", ".avi"), ("avc1", ".mp4"))
+_CODECS = (("h264", ".mp4"), ("mpeg4", ".mp4"), ("mjpeg", ".avi"), ("vp9", ".webm"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class Environment:
     onnxruntime_providers: tuple[str, ...]
     """What ONNX Runtime lists, which is what it was built for and not what works here."""
     codecs: dict[str, bool]
-    """``codec.suffix`` -> whether two frames could be written and read back."""
+    """``codec.suffix`` -> whether a video could be written."""
     free_disk_gib: dict[str, float]
     """Folder -> free space."""
 
@@ -62,7 +61,7 @@ class Environment:
 
 
 def describe_environment() -> Environment:
-    """Look at the environment. Writes three tiny videos into a temporary folder and removes them."""
+    """Look at the environment. Writes tiny videos into a temporary folder and removes them."""
     names = dict.fromkeys([*BASE, *(name for packages in EXTRAS.values() for name in packages)])
     packages = {name: _version(name) for name in names}
     if packages["opencv-python-headless"] is None:  # its siblings bring the same module
@@ -87,37 +86,12 @@ def describe_environment() -> Environment:
 
 
 def can_write_video(codec: str, suffix: str) -> bool:
-    """Whether OpenCV here writes a video that it reads back, tried with two frames of 64x64."""
-    frame = np.full((64, 64, 3), 128, np.uint8)
-    with tempfile.TemporaryDirectory() as folder, _without_native_messages():
-        path = str(Path(folder) / f"try{suffix}")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*codec), 10, (64, 64))
-        try:
-            if not writer.isOpened():
-                return False
-            writer.write(frame)
-            writer.write(frame)
-        finally:
-            writer.release()
-        capture = cv2.VideoCapture(path)
-        try:
-            return capture.read()[0] and capture.read()[0]
-        finally:
-            capture.release()
-
-
-@contextlib.contextmanager
-def _without_native_messages() -> Iterator[None]:
-    """Native libraries report a missing encoder on file descriptor 2; that is the answer, not an error."""
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Whether a video can be written here with this codec (`find_codec`), tried with a tiny one."""
     try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        check_codec(codec, suffix)
+    except UnavailableError:
+        return False
+    return True
 
 
 def _version(distribution: str) -> str | None:
