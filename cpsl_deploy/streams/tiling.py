@@ -6,6 +6,13 @@ are those of the whole canvas, so no seam is one of labels.
 
 Tiles begin at multiples of the network's stride, so that their logits fall on the same places. A network
 whose answer depends on nothing farther away than the overlap would say the same of the whole frame.
+
+It pays where things are as large in the frame, in pixels, as they were in training: a wider view, distant
+things. It costs where the frame merely shows the same view with more pixels, because a tile knows less of its
+surroundings and sees everything too large. SqueezeNet-FPN adapted to CamVid at 480x360, mIoU on CamVid's
+validation images, whole and tiled: four images side by side 41.5 and 45.0 % (cars 35.9 and 52.4), the images
+enlarged twice 46.5 and 41.2 % (sidewalk 53.7 and 30.3), in nine tiles and ten times the time. A model trained
+at the larger size is the better answer to the second.
 """
 
 from __future__ import annotations
