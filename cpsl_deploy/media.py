@@ -1,31 +1,26 @@
-"""Frames from images, folders and video files, and video files from frames."""
+"""Video files from frames."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import logging
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
-from .data.images import IMAGE_SUFFIXES, read_image
-from .data.video_file import ends_early
 from .errors import DataError, OutputError, UnavailableError
 from .files import atomic_path
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v", ".webm": "VP80"}
 """The codec taken for each kind of video file: one that OpenCV's own packages can write."""
 _KNOWN_CODECS = ("mp4v", "avc1", "MJPG", "XVID", "VP80", "VP90", "FFV1")
@@ -47,137 +42,6 @@ class VideoInfo:
     """Frames per second; the mean for a file with a variable rate."""
     frame_count: int | None
     """None if the header does not say. It is a promise: files that were cut off hold fewer."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Frame:
-    """One image of a source."""
-
-    index: int
-    """Place in the source, from 0, unreadable ones counted."""
-    name: str
-    """Unique in the source and usable as a file name."""
-    image: np.ndarray | None
-    """uint8 (H, W, 3) BGR, or None if it could not be read."""
-    time_s: float | None = None
-    """Seconds since the start of the video: index / fps."""
-    problem: str = ""
-    """Why there is no image."""
-    suffix: str = ""
-    """Of the image file, with the dot."""
-
-
-class Source(Protocol):
-    """Where frames come from."""
-
-    name: str
-    """A short name for outputs."""
-    count: int | None
-    """Number of frames, if known."""
-    fps: float | None
-    """Frames per second of a video; None for images."""
-
-    def frames(self) -> Generator[Frame, None, None]:
-        """The frames in order, each decoded when asked for."""
-
-
-class ImageSource:
-    """Image files. One that cannot be read is a `Frame` without image, so that the others are still done."""
-
-    fps = None
-
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
-        self.name = name
-        self.paths = list(paths)
-        self.count = len(self.paths)
-
-    def frames(self) -> Generator[Frame, None, None]:
-        names = _unique_names(self.paths)
-        for index, (path, name) in enumerate(zip(self.paths, names, strict=True)):
-            image, problem = None, ""
-            try:
-                image = cv2.cvtColor(read_image(path, upright=True), cv2.COLOR_RGB2BGR)
-            except DataError as error:
-                problem = str(error)
-            yield Frame(index=index, name=name, image=image, problem=problem, suffix=path.suffix.lower())
-
-
-class VideoSource:
-    """A video file."""
-
-    def __init__(self, path: Path) -> None:
-        self.info = video_info(path)
-        self.name = path.stem
-        self.count = self.info.frame_count
-        self.fps = self.info.fps
-
-    def frames(self) -> Generator[Frame, None, None]:
-        """One that ends before its header promised has a last `Frame` without image that says so."""
-        given = 0
-        for image in read_video(self.info):
-            name = f"{self.name}-{given:06d}"
-            yield Frame(index=given, name=name, image=image, time_s=given / self.info.fps)
-            given += 1
-        promised = self.info.frame_count
-        if promised is not None and ends_early(announced=promised, read=given):
-            problem = (
-                f"{self.info.path} ends early: its header promises {promised} frames and {given} can be "
-                "read. The file may be cut off; what is there was used"
-            )
-            yield Frame(index=given, name=f"{self.name}-{given:06d}", image=None, problem=problem)
-
-
-def open_source(reference: str | os.PathLike[str]) -> ImageSource | VideoSource:
-    """Open an image file, a folder of images (sorted, without its subfolders), a glob or a video file.
-
-    Raises DataError if there is nothing, no image in the folder, or the file is neither image nor video.
-    """
-    text = os.fspath(reference)
-    path = Path(text)
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return ImageSource([path], path.stem)
-        return VideoSource(path)
-    if any(character in text for character in "*?["):
-        found = sorted(Path(match) for match in glob.glob(text) if Path(match).is_file())
-        images = [match for match in found if match.suffix.lower() in IMAGE_SUFFIXES]
-        if not images:
-            raise DataError(f"no image matches {text!r} ({len(found)} files do). {_image_rule()}")
-        return ImageSource(images, images[0].absolute().parent.name or "images")
-    raise DataError(f"there is no file or folder {text}. Check the path")
-
-
-def _open_folder(folder: Path) -> ImageSource:
-    files = sorted(entry for entry in folder.iterdir() if entry.is_file())
-    images = [entry for entry in files if entry.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        videos = [entry for entry in files if entry.suffix.lower() in VIDEO_SUFFIXES]
-        hint = f"It has the video {videos[0].name}: name that file. " if videos else ""
-        raise DataError(
-            f"the folder {folder} has no image in it ({len(files)} files; subfolders are not looked "
-            f"into). {hint}{_image_rule()}"
-        )
-    return ImageSource(images, folder.absolute().name or "images")
-
-
-def _image_rule() -> str:
-    return f"Images are files with the suffix {', '.join(IMAGE_SUFFIXES)}"
-
-
-def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """The stem of each path; where stems repeat, with what else it takes to tell the files apart."""
-    names = [path.stem for path in paths]
-    for tell_apart in (
-        lambda path: f"{path.stem}_{path.suffix[1:].lower()}",
-        lambda path: f"{path.parent.name}_{path.stem}_{path.suffix[1:].lower()}",
-    ):
-        if len(set(names)) < len(names):
-            names = [tell_apart(path) for path in paths]
-    if len(set(names)) < len(names):
-        names = [f"{index:06d}_{name}" for index, name in enumerate(names)]
-    return names
 
 
 def video_info(path: str | os.PathLike[str]) -> VideoInfo:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MOST_PROBLEMS = 1000
 """Problems kept in words; beyond them only their number is."""
 _LATE_S = 1.0
-"""A video that is further behind its own time stamps cannot be decoded as fast as it plays: it plays slower."""
+"""A video further behind its own time stamps cannot be decoded as fast as it plays: it plays slower."""
 
 
 class FileFeed(Feed):
@@ -35,7 +35,8 @@ class FileFeed(Feed):
     What cannot be read does not enter the inbox: it is counted as ``corrupt``, and told of in ``problems``.
 
     ``limits``: by default `InputLimits`. ``name``: by default that of the file or folder.
-    Raises DataError, as `open_source` does, if there is nothing to read; InputError if ``fps`` is not above 0.
+
+    Raises DataError, as `open_source` does, if there is nothing to read; InputError if ``fps`` is 0 or less.
     """
 
     live = False

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import stat
 import time
 from collections.abc import Generator, Iterator
@@ -28,6 +29,7 @@ from ..data.video_file import ends_early
 from ..errors import DataError
 from .base import Frame, InputLimits
 from .names import safe_name, shown
+from .video_stamps import VideoStamps
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -37,21 +39,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTAINERS = (
-    "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,gif,apng,mjpeg,h264,hevc,m4v,ivf,obu,av1,vc1,dv,mxf,"
-    "yuv4mpegpipe"
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,gif,apng,mjpeg,h264,hevc,m4v,ivf,obu,av1,vc1,dv,mxf"
 )
 """FFmpeg's names of what is opened: not hls, dash, concat, sdp, image2 and others that name files to read."""
 _CUT_ANYWHERE = ("mpegts", "mpeg", "h264", "hevc", "m4v", "mpegvideo")
 """Formats that are recorded by cutting a stream: what comes before the first key frame is no damage."""
 _STATES_ITS_LENGTH = ("matroska,webm", "asf", "flv")
 """Formats whose header says how long they are, but not how many frames that is."""
+_LENGTH = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)$")
 _THREADS = 2
 """For decoding. More gain little for one stream and take the model's cores."""
 _DEFAULT_FPS = 25.0
 _MOST_FPS = 1000.0
 """A header that announces more states a time base, not a frame rate."""
-_LONGEST_GAP_S = 600.0
-"""Between two frames. A time stamp further on is damage."""
 _MOST_READ_ERRORS = 20
 """In a row, after which the rest of a file is given up."""
 _TURNS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
@@ -95,7 +95,7 @@ class VideoSource:
         image that says so.
         """
         with _opened(self.path, self.limits) as video:
-            clock = _Clock(1 / self.fps)
+            clock = VideoStamps(1 / self.fps)
             index = given = 0
             for item in video.decoded():
                 if isinstance(item, str):
@@ -140,31 +140,6 @@ class VideoSource:
         return shown(str(self.path))
 
 
-class _Clock:
-    """Seconds since the first frame, always growing."""
-
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-        self._first_s: float | None = None
-        self._last_s = -step_s
-
-    def time_s(self, stamp_s: float | None) -> float:
-        counted = self._last_s + self._step_s
-        if stamp_s is None:
-            self._last_s = counted
-            return counted
-        if self._first_s is None:
-            self._first_s = stamp_s - counted
-        since = stamp_s - self._first_s
-        self._last_s = since if self._last_s < since <= self._last_s + _LONGEST_GAP_S else counted
-        return self._last_s
-
-    @property
-    def end_s(self) -> float:
-        """When the last frame is over."""
-        return self._last_s + self._step_s
-
-
 @contextlib.contextmanager
 def _opened(path: Path, limits: InputLimits) -> Iterator[_Video]:
     _check_regular(path)
@@ -178,17 +153,25 @@ def _opened(path: Path, limits: InputLimits) -> Iterator[_Video]:
             options={
                 "protocol_whitelist": "file",
                 "format_whitelist": _CONTAINERS,
-                "max_pixels": str(limits.max_pixels),
+                **_guard(limits),
             },
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
+        refused = isinstance(error, av.error.ArgumentError)  # of what is not in `_CONTAINERS`, among others
+        listed = "; playlists and other lists of files are not followed" if refused else ""
         raise DataError(
             f"{name} is neither an image nor a video that can be decoded ({path.stat().st_size} bytes; "
-            f"{_reason(error)}). Copy it again, or convert it, for example: ffmpeg -i INPUT output.mp4"
+            f"{_reason(error)}{listed}). Copy it again, or convert it, for example: "
+            "ffmpeg -i INPUT output.mp4"
         ) from error
     with container:
         yield _Video(container, name, limits)
+
+
+def _guard(limits: InputLimits) -> dict[str, str]:
+    """FFmpeg's own limit, which counts rows that are rounded up to 64 pixels."""
+    return {"max_pixels": str(limits.max_pixels + 64 * limits.max_side)}
 
 
 def _check_regular(path: Path) -> None:
@@ -220,13 +203,13 @@ class _Video:
         self.fps = self._rate()
         self.count = self._announced()
         self.left_out = 0
-        """Packets that say "no new picture", which headers count as frames."""
+        """Packets that say "no new picture": headers count them as frames."""
         self._reformatter = VideoReformatter()
         context = self._stream.codec_context
         context.thread_type = "AUTO"
         context.thread_count = _THREADS
         # FFmpeg's own guard, for frames that turn out larger than the header says.
-        context.options = {"max_pixels": str(limits.max_pixels)}
+        context.options = _guard(limits)
 
     def _video_stream(self) -> VideoStream:
         from av.stream import Disposition
@@ -253,14 +236,19 @@ class _Video:
         log.warning("%s does not say its frame rate; %g per second are assumed", self._name, _DEFAULT_FPS)
         return _DEFAULT_FPS
 
-    def _seconds(self) -> float | None:
-        duration = self._container.duration
-        return duration / 1e6 if duration and duration > 0 else None
+    def _promised_s(self) -> float:
+        """When the header says that the picture ends, or else everything; 0 if it says nothing."""
+        if self._container.format.name not in _STATES_ITS_LENGTH:
+            return 0.0
+        stated = _LENGTH.match(self._stream.metadata.get("DURATION", ""))
+        if stated:
+            hours, minutes, seconds = (float(part) for part in stated.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        return max(0, self._container.duration or 0) / 1e6
 
     def _announced(self) -> int | None:
-        count: float = self._stream.frames
-        if not count and self._container.format.name in _STATES_ITS_LENGTH:
-            count = (self._seconds() or 0) * self.fps
+        begin_s = (self._container.start_time or 0) / 1e6
+        count = self._stream.frames or (self._promised_s() - begin_s) * self.fps
         return round(count) if 0.5 < count < 1e9 else None
 
     def shortfall(self, given: int, read: int, seconds: float) -> str:
@@ -268,9 +256,9 @@ class _Video:
         if 0 < (promised := self._stream.frames) < 1e9:
             short = ends_early(announced=promised, read=read)
             return f"its header promises {promised} frames and {given} can be read" if short else ""
-        promised_s = self._seconds() if self._container.format.name in _STATES_ITS_LENGTH else None
-        # Sound may last longer than the picture, so there is more room than for frames that were counted.
-        if promised_s is None or seconds >= promised_s - max(2.0, 0.05 * promised_s):
+        promised_s = self._promised_s()
+        # Sound may last a little longer than the picture.
+        if seconds >= promised_s - max(0.5, 0.02 * promised_s):
             return ""
         return f"its header promises {promised_s:.1f} s and {seconds:.1f} s can be read"
 
@@ -322,6 +310,8 @@ class _Video:
                     elif packet.dts is not None:
                         self.left_out += 1
                 break
+            except IndexError:
+                break  # PyAV's, at the end of a file in which a stream appeared that its header does not have
             except (FFmpegError, MemoryError) as error:
                 errors += 1
                 problem = f"cannot be read ({_reason(error)})"
