@@ -65,7 +65,12 @@ class PreviewServer:
             yield runner.addresses[0][1]
         finally:
             self.stop()
+            open_ones = [one.transport for one in runner.server.connections] if runner.server else []
             await runner.cleanup()
+            for transport in open_ones:
+                if transport is not None:
+                    transport.abort()  # closing waits for clients that take what they were sent
+            await asyncio.sleep(0)
             self._encoder.shutdown()
 
     def announce(self) -> None:
