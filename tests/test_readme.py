@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "docs/method.md"
-DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/export.md", METHOD)
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/export.md", "docs/streams.md", METHOD)
 TEXT = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 README = TEXT["README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -36,6 +36,7 @@ MODULES = {
     "cpsl-bench": "cpsl_deploy.bench.command",
     "cpsl-check": "cpsl_deploy.data.check_command",
     "cpsl-demo": "cpsl_deploy.export.demo_command",
+    "cpsl-drift": "cpsl_deploy.drift.command",
     "cpsl-export": "cpsl_deploy.export.command",
     "cpsl-run": "cpsl_deploy.run_command",
 }
@@ -298,9 +299,10 @@ def test_the_error_codes_are_the_errors():
     from cpsl_deploy.errors import AccuracyError
 
     section = README.split("## Errors and exit codes")[1].split("\n## ")[0]
-    codes = set(re.findall(r"^\| (\d+) \| ", section, re.MULTILINE))
+    codes = set(re.findall(r"^\| (\d+)(?:, 143)? \| ", section, re.MULTILINE))
 
     assert codes == {"0", str(CpslError.exit_code), str(AccuracyError.exit_code), "130"}
+    assert "| 130, 143 | " in section
 
 
 def test_the_dataset_example_opens(tmp_path: Path):
@@ -369,8 +371,9 @@ def test_runtime_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     )
     snippets = [snippet for snippet in blocks("python") if "cpsl_deploy.train" not in snippet]
 
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
+        snippet = snippet.replace("rtsp://192.168.1.5/road", "frame.jpg")
         exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
 
     said = capsys.readouterr().out

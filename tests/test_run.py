@@ -194,6 +194,11 @@ def test_command_with_nothing_readable(tmp_path: Path, tiny_model: Path, photos:
     assert result.exit_code == 2 and "a.png" in result.stderr
 
 
+def test_a_region_that_fits_no_frame_is_an_error(tmp_path: Path, tiny_model: Path, photos: Path) -> None:
+    result = invoke(tiny_model, photos, "-o", tmp_path / "out", "--roi", "0,0,4000,4000")
+    assert result.exit_code == 2 and "reaches beyond a frame" in result.stderr
+
+
 def test_command_errors_are_one_line(tmp_path: Path, photos: Path) -> None:
     result = invoke(tmp_path / "no.onnx", photos, "-o", tmp_path / "out")
     assert result.exit_code == 2

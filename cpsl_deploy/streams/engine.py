@@ -31,6 +31,9 @@ _DEPTH = 2
 """Results that may wait for the caller, where no source is live."""
 
 
+_MOST_PROBLEMS = 1000
+
+
 class _Job(NamedTuple):
     frame: Frame
     shown: Shown
@@ -70,6 +73,8 @@ class Engine:
         self._inboxes: list[Inbox] = []
         self.lossless = True
         """Whether no frame of any source is dropped; known when the sources are open."""
+        self.problems: list[str] = []
+        """One line for each frame of a file that could not be looked at."""
         self._room = _Room(_DEPTH)
         self._ahead: queue.Queue[list[_Job] | None] = queue.Queue(1)
         self._done: queue.SimpleQueue[tuple[Frame, Answer] | None] = queue.SimpleQueue()
@@ -239,13 +244,20 @@ class Engine:
             return None
 
     def _skip(self, frame: Frame, error: InputError) -> None:
-        """Count a frame that cannot be looked at. The first is worth a line; a night of them is not."""
-        status = self.feeds[frame.source].status
-        level = logging.DEBUG if status.counters.corrupt else logging.WARNING
-        status.count(corrupt=1)
-        log.log(
-            level, "%s: frame %d was skipped: %s (more are only counted)", frame.source, frame.index, error
-        )
+        """Count a frame that cannot be looked at, and tell of it: of a camera's the first alone."""
+        feed = self.feeds[frame.source]
+        if feed.live:
+            level = logging.DEBUG if feed.status.counters.corrupt else logging.WARNING
+            log.log(
+                level,
+                "%s: frame %d was skipped: %s (more are only counted)",
+                frame.source,
+                frame.index,
+                error,
+            )
+        elif len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(f"{frame.name} was skipped: {error}")
+        feed.status.count(corrupt=1)
 
     def _pick(self) -> list[Frame] | None:
         """Wait for frames and take up to a batch, every source in its turn; None at the end."""

@@ -45,6 +45,11 @@ class Stream:
         owns_segmenter: bool = False,
     ) -> None:
         options = options or StreamOptions()
+        still = [feed.name for feed in feeds if not feed.is_video]
+        if options.smoothing is not None and still:
+            raise InputError(
+                f"smoothing is over time, and {still[0]} is images. Leave it out, or give a video"
+            )
         view = View(
             segmenter,
             region=options.region,  # type: ignore[arg-type]
@@ -80,7 +85,8 @@ class Stream:
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each frame that a file could not give."""
-        return tuple(problem for feed in self._engine.feeds.values() for problem in feed.problems)
+        of_feeds = (problem for feed in self._engine.feeds.values() for problem in feed.problems)
+        return (*of_feeds, *self._engine.problems)
 
     @property
     def unreadable(self) -> int:
