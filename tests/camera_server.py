@@ -138,7 +138,7 @@ class RtspServer:
         codec = camera.clip.codec
         factory.set_launch(
             f"( appsrc name=camera is-live=true do-timestamp=true format=time ! {PAYLOADERS[codec]} pt=96"
-            f" mtu=1200 ! identity name=pay0 drop-probability={self.drop} )"
+            " mtu=1200 ! identity name=pay0 )"
         )
         factory.connect("media-configure", self.configure)
         if arguments.user:
@@ -163,6 +163,7 @@ class RtspServer:
         bin_ = media.get_element()
         source = bin_.get_by_name_recurse_up("camera")
         self.loss = bin_.get_by_name_recurse_up("pay0")
+        self.lose(self.drop)
         clip = self.camera.clip
         more = f",width={clip.width},height={clip.height},framerate={clip.fps}/1"
         source.set_property("caps", self.gst.Caps.from_string(CAPS[clip.codec] + more))

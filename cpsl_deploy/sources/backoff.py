@@ -30,13 +30,16 @@ class ReconnectOptions:
     """Frames for so long end an outage: the next wait is the first one again."""
     stall_after_s: float = 5.0
     """No frame for so long is a stall: the connection is given up and made anew."""
+    max_late_s: float = 5.0
+    """A connection whose frames come so much later than its first ones is made anew: the network is too
+    slow for the camera, and what waits in it grows older and older. 0 bears it; so does ``lossless``."""
     open_timeout_s: float = 10.0
     """A connection that takes longer has failed."""
 
     def __post_init__(self) -> None:
         for name in ("initial_s", "max_s", "stall_after_s", "open_timeout_s"):
             self._rule(name, "more than 0", getattr(self, name) > 0)
-        for name in ("give_up_after_s", "healthy_after_s"):
+        for name in ("give_up_after_s", "healthy_after_s", "max_late_s"):
             self._rule(name, "0 or more", getattr(self, name) >= 0)
         self._rule("factor", "1 or more", self.factor >= 1)
         self._rule("jitter", "from 0 to below 1", 0 <= self.jitter < 1)

@@ -148,6 +148,7 @@ class LiveFeed(Feed):
                 options=self._options,
                 limits=self._limits,
                 open_timeout_s=options.open_timeout_s,
+                max_late_s=options.max_late_s,
                 after_s=self._last_time_s if self._finite else None,
                 stdin=self._stdin,
             )

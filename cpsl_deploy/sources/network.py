@@ -14,6 +14,8 @@ import numpy as np
 
 from .base import InputLimits
 from .decoded import Damaged, Decoded, Decoding, LeftOut, Opened, SourceLost
+from .frame_num import FrameNumbers
+from .lateness import Lateness
 from .stream_clock import StreamClock
 
 if TYPE_CHECKING:
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-_HEAL_S = 2.0
+_HEAL_S = 10.0
 """How long after damage frames that refer to earlier ones are held back if no key frame comes: streams that
-refresh little by little never send one."""
+refresh little by little never send one. The watch for stalls loses patience before, and gets a key frame."""
 _BEHIND_S = 2.0
 """A live stream that never let the decoder wait for so long is behind: decoding is too slow for it."""
 _WAITED_S = 0.002
@@ -42,12 +44,13 @@ def decode_network(
     open_timeout_s: float,
     limits: InputLimits,
     after_s: float | None = None,
+    max_late_s: float = 0.0,
     may_skip: Callable[[], bool] = lambda: False,
 ) -> Decoding:
     """Decode the first video stream.
 
     ``after_s``: a finite one goes on after this time. ``may_skip``: whether frames of a live one may be left
-    out where decoding is too slow for it.
+    out where decoding is too slow for it; then one whose frames come ``max_late_s`` late is lost (0: never).
     """
     container = _open(url, transport, open_timeout_s)
     try:
@@ -58,7 +61,13 @@ def decode_network(
         yield _opened(container, stream, finite)
         try:
             catch_up = None if finite else _CatchUp(may_skip)
-            yield from _Decoder(container, stream, finite, limits, after_s, catch_up).decode()
+            decoder = _Decoder(container, stream, finite, limits, after_s, catch_up)
+            for item in decoder.decode():
+                yield item
+                if max_late_s and decoder.late_s > max_late_s and may_skip():
+                    raise SourceLost(
+                        f"its frames come {decoder.late_s:.1f} s late: the network is too slow for them"
+                    )
         except av.error.FFmpegError as error:
             raise SourceLost(f"the stream broke off: {_reason(error)}") from error
         if not finite:
@@ -158,6 +167,13 @@ class _Decoder:
         self._finite, self._after_s = finite, after_s
         clocked = not _without_clock(container)
         self._clock = StreamClock(trust=finite) if clocked else None
+        playlist = any(name in _PLAYLISTS for name in container.format.name.split(","))
+        # Of playlists many frames come at once, and then none for long.
+        self._lateness = Lateness() if clocked and not finite and not playlist else None
+        self.late_s = 0.0
+        """Of the last frame."""
+        context = stream.codec_context
+        self._numbers = FrameNumbers(context.extradata) if context.name == "h264" else None
         self._start = (stream.start_time or 0) if finite else None
         self._damaged_s: float | None = None
         self._catch_up = catch_up
@@ -174,6 +190,8 @@ class _Decoder:
                 continue
             if packet.size == 0 and not self._finite:
                 return
+            if self._numbers is not None and self._numbers.skips(bytes(packet)):
+                self._damaged_s = time.monotonic()
             try:
                 frames = packet.decode()
             except (av.error.InvalidDataError, av.error.ArgumentError) as error:
@@ -198,13 +216,16 @@ class _Decoder:
             self._damaged_s = None
         if broken := self._limits.broken_by(frame.height, frame.width):
             return Damaged(reason=broken)
+        if self._lateness is not None:
+            stamp_s = None if frame.pts is None else float(frame.pts * (frame.time_base or 0))
+            self.late_s = self._lateness.of(stamp_s, now)
         time_s = self._time_of(frame, now)
         if self._after_s is not None and time_s is not None and time_s <= self._after_s + 1e-4:
             return None
         return Decoded(
             height=frame.height,
             width=frame.width,
-            captured_s=now,
+            captured_s=now - self.late_s,
             time_s=time_s,
             write=lambda into: write_bgr(frame, into),
         )

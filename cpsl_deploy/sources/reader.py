@@ -154,6 +154,7 @@ def _decoding(configuration: dict[str, Any], link: _Link) -> Decoding:
             open_timeout_s=configuration["open_timeout_s"],
             limits=limits,
             after_s=configuration["after_s"],
+            max_late_s=configuration["max_late_s"],
             may_skip=lambda: link.policy != "lossless",
         )
     if kind == "stdin":

@@ -43,6 +43,7 @@ class ReaderProcess:
         options: LiveOptions,
         limits: InputLimits,
         open_timeout_s: float,
+        max_late_s: float = 0.0,
         after_s: float | None = None,
         stdin: int | None = None,
     ) -> None:
@@ -62,6 +63,7 @@ class ReaderProcess:
             "options": asdict(options),
             "limits": asdict(limits),
             "open_timeout_s": open_timeout_s,
+            "max_late_s": max_late_s,
             "after_s": after_s,
             "slots": SLOTS,
             "slot_bytes": slot_bytes,
