@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import signal
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,8 @@ from cpsl_deploy.errors import DataError, UnavailableError
 from cpsl_deploy.sources.backoff import ReconnectOptions
 from cpsl_deploy.sources.base import InputLimits
 from cpsl_deploy.sources.live import LiveFeed
+from cpsl_deploy.sources.reader_process import SLOTS
+from cpsl_deploy.streams.inbox import Inbox, Pending
 
 QUICK = ReconnectOptions(initial_s=0.05, max_s=0.2, stall_after_s=0.6, open_timeout_s=5)
 
@@ -309,10 +312,44 @@ def test_credentials_are_used_and_seen_nowhere(caplog: pytest.LogCaptureFixture)
         assert SECRET not in text and "admin" not in text
 
 
-def test_unplayable_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Modules that happen to lie in the current folder are not run."""
+def test_nothing_of_the_current_folder_is_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("before Python 3.11 nothing keeps -m from looking there")
     (tmp_path / "av.py").write_text("raise SystemExit('not this one')")
     (tmp_path / "numpy.py").write_text("raise SystemExit('not this one')")
     monkeypatch.chdir(tmp_path)
     with CameraServer() as server, running(LiveFeed(server.url)) as inbox:
         next_frame(inbox)
+
+
+class Hoard(Inbox):
+    """Keeps every frame that it is offered."""
+
+    def __init__(self) -> None:
+        super().__init__("latest")
+        self.kept: list[Pending] = []
+
+    def put(self, pending: Pending) -> bool:
+        self.kept.append(pending)
+        return True
+
+
+def test_the_reader_never_waits_for_the_newest_policy() -> None:
+    """With every slot held on this side frames are dropped and counted over there; that is no stall."""
+    with CameraServer() as server:
+        feed, hoard = LiveFeed(server.url, reconnect=QUICK), Hoard()
+        feed.open()
+        feed.start(hoard)
+        until(lambda: len(hoard.kept) == SLOTS)
+        sent = server.sent
+        until(lambda: server.sent > sent + 60)  # twice as long as a stall
+        assert len(hoard.kept) == SLOTS and feed.status.state == "connected"
+        frames = [pending.take() for pending in hoard.kept]
+        until(lambda: len(hoard.kept) > SLOTS)
+        later = hoard.kept[SLOTS].take()
+        assert [frame.index for frame in frames] == list(range(SLOTS))
+        assert number_of(later.image) == (number_of(frames[0].image) + later.index) % 31
+        assert feed.status.counters.dropped >= later.index - SLOTS >= 50
+        feed.close()
+        for pending in hoard.kept[SLOTS + 1 :]:
+            pending.drop()
