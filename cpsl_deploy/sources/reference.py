@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..errors import InputError, UnavailableError
+from ..errors import DataError, InputError, UnavailableError
 from .redaction import HIDDEN, redact, secrets_of
 
 __all__ = ["NETWORK_SCHEMES", "STANDARD_INPUT", "Kind", "SourceReference", "classify", "redact"]
@@ -20,6 +20,7 @@ STANDARD_INPUT = "-"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LONGEST_NAME = 80
+_LONGEST_LINE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ def classify(reference: str | os.PathLike[str] | int) -> SourceReference:
     - ``rtsp://``, ``http://`` and the other `NETWORK_SCHEMES`: a network stream, or a file behind one
     - a text with `` ! `` in it: a GStreamer pipeline, which must end in ``appsink``
     - ``-``: frames on standard input
+    - ``@FILE``: the reference that is the first line of a text file, which only its reader has to be able to
+      read: an address with a password does not show in the list of processes
     - anything else: an image, a folder, a glob or a video file, whether it is there or not
 
     Raises InputError for an empty text, a negative camera or an unknown scheme; UnavailableError for a
@@ -61,6 +64,8 @@ def classify(reference: str | os.PathLike[str] | int) -> SourceReference:
     if isinstance(reference, int):
         return _camera(reference)
     text = os.fspath(reference)
+    if text.startswith("@") and not os.path.exists(text):
+        text = _first_line(text[1:])
     if not text or "\0" in text:
         raise InputError("a source is a file, a folder, a camera, a URL, a pipeline or -; got an empty text")
     if text == STANDARD_INPUT:
@@ -78,6 +83,21 @@ def classify(reference: str | os.PathLike[str] | int) -> SourceReference:
     if scheme := _SCHEME.match(text):
         return _network(text, scheme.group(1).lower())
     return _file(text)
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            line = file.readline(_LONGEST_LINE).strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(
+            f"@FILE takes a source's address from a text file, and {path!r} cannot be read: {reason}. Check "
+            "the path and its permissions"
+        ) from error
+    if not line or line.startswith("@"):
+        raise DataError(f"the first line of {path} is not the address of a source. Write it there")
+    return line
 
 
 def _camera(index: int) -> SourceReference:

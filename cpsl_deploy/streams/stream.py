@@ -22,6 +22,9 @@ from .options import StreamOptions
 from .result import StreamResult
 from .view import View
 
+_PATIENCE_S = 30.0
+"""That the sinks of a live or interrupted stream have to finish their files."""
+
 
 class Stream:
     """Segmented frames of one or several sources. Iterate it, in a ``with`` block or not.
@@ -100,16 +103,17 @@ class Stream:
         """
         if self._started:
             return
+        if self._closed:
+            raise InputError("this stream is closed; open it again")
         self._started = True
         try:
             self._engine.open()
-            for sink in self._sinks:
-                sink.check()
             # A lost result spoils what is to be complete; a camera's night is worth more than one full disk.
             on_failure: OnFailure = "raise" if self.lossless else "retry"
             depth = 4 if self.lossless else 1
             for sink in self._sinks:
                 self._workers.append(SinkWorker(sink, depth=depth, on_failure=on_failure))
+                sink.check()
             self._engine.start()
         except BaseException as error:
             self._shut(error)
@@ -117,6 +121,8 @@ class Stream:
 
     def __iter__(self) -> Iterator[StreamResult]:
         error: BaseException | None = None
+        if self._closed:
+            return
         try:
             self.start()
             for result in self._engine.results():
@@ -149,11 +155,13 @@ class Stream:
             self._closed = True
         # Half of a file's results could be taken for all of them; what a camera saw until now stays true.
         finish = not (_is_failure(error) and self.lossless)
+        # Whoever waits for the end of a service does not wait for a pipe that nobody reads.
+        timeout_s = None if self.lossless and error is None else _PATIENCE_S
         with contextlib.ExitStack() as stack:
             if self._owns_segmenter:
                 stack.callback(self._segmenter.close)
             for worker in reversed(self._workers):
-                stack.callback(worker.close, finish=finish)
+                stack.callback(worker.close, finish=finish, timeout_s=timeout_s)
             self._engine.close()
 
     def health(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from cpsl_deploy.errors import InputError, UnavailableError
+from cpsl_deploy.errors import DataError, InputError, UnavailableError
 from cpsl_deploy.sources.reference import NETWORK_SCHEMES, classify
 
 
@@ -94,3 +94,17 @@ def test_the_installed_opencv_is_asked() -> None:
 
 def test_every_scheme_is_a_network_stream() -> None:
     assert {classify(f"{scheme}://host:1/x").kind for scheme in NETWORK_SCHEMES} == {"network"}
+
+
+def test_an_address_can_stand_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "address"
+    secret.write_text("rtsp://me:geheim@10.0.0.7/road\nanother line\n")
+    found = classify(f"@{secret}")
+    assert found.text == "rtsp://me:geheim@10.0.0.7/road" and found.live
+    assert "geheim" not in found.name + found.shown
+    for content, words in (("", "not the address"), ("@other", "not the address")):
+        secret.write_text(content)
+        with pytest.raises(DataError, match=words):
+            classify(f"@{secret}")
+    with pytest.raises(DataError, match="cannot be read"):
+        classify("@nowhere")

@@ -72,6 +72,8 @@ def test_never_iterated_nothing_happens(tiny_model: Path, photos: Path) -> None:
     stream.close()
     stream.close()
     assert list(stream) == []
+    with pytest.raises(InputError, match="closed"):
+        stream.start()
 
 
 def test_in_a_thread_and_stopped_from_another(tiny_model: Path) -> None:
