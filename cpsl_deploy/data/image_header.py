@@ -58,8 +58,8 @@ def image_header(data: bytes) -> ImageHeader | None:
             return ImageHeader(kind="GIF", height=height, width=width)
         if data[:2] == b"BM":
             return _bmp(data)
-    except struct.error:
-        pass  # the file ends within its header
+    except (struct.error, OverflowError):
+        pass  # the header ends early, or points beyond what a file can hold
     return None
 
 
