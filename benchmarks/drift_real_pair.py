@@ -30,9 +30,9 @@ from cpsl_deploy.drift.plot import write_plot
 from cpsl_deploy.drift.reference import DriftReference, names_of
 from cpsl_deploy.drift.statistics import FrameStatistics, group_of
 from cpsl_deploy.files import new_output_folder, write_json, write_text
-from cpsl_deploy.media import read_video, video_info
 from cpsl_deploy.metrics import confusion_matrix, mean_iou
 from cpsl_deploy.segmenter import Segmenter
+from cpsl_deploy.sources.video import VideoSource
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "labels": ("labels",),
@@ -174,8 +174,9 @@ def streams(val: Dataset, classes: Any, video: Path) -> list[Stream]:
     labels = [labelled.label(i) for i in range(len(val))]
     plain = ("as it is", None)
     steps = [(f"gain {gain:g}", darkened(gain) if gain < 1 else None) for gain in STEPS]
-    info = video_info(video)
-    drive = list(read_video(info))
+    source = VideoSource(video)
+    info = source.info
+    drive = [frame.image for frame in source.frames() if frame.image is not None]
     sudden = [
         changed_from(title, frames, labels, [plain, (title, change), (title, change)], 15.0)
         for title, change in CHANGES.items()

@@ -24,8 +24,8 @@ import numpy as np
 from cpsl_deploy import load
 from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.command_line import Command
-from cpsl_deploy.media import read_video, video_info
 from cpsl_deploy.segmenter import Prediction
+from cpsl_deploy.sources.video import VideoSource
 from cpsl_deploy.streams.smoothing import Smoothing
 from cpsl_deploy.train.reporting.flicker import Flicker, Movement
 
@@ -81,8 +81,11 @@ def of_all(flicker: Flicker) -> float:
 @click.option("--frames", "most", default=1000, show_default=True, help="Frames at most.")
 def main(model: Path, video: Path, wanted: tuple[str, ...], every: int, most: int) -> None:
     ways = {text: Smoothing.parse(text) for text in wanted}
-    info = video_info(video)
-    images = [image for index, image in enumerate(read_video(info)) if index % every == 0][:most]
+    source = VideoSource(video)
+    info = source.info
+    images = [
+        frame.image for frame in source.frames() if frame.image is not None and frame.index % every == 0
+    ][:most]
     with load(model) as segmenter:
         smoothers = {
             text: way.start(align_corners=segmenter.spec.align_corners) for text, way in ways.items()

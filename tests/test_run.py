@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 
 from cpsl_deploy import CpslError, DataError, InputError, ModelFileError, OutputError, UnavailableError
 from cpsl_deploy.data.images import read_mask
-from cpsl_deploy.media import video_info, video_writer
 from cpsl_deploy.run import run
 from cpsl_deploy.run_command import main
+from cpsl_deploy.sinks.video_file import video_writer
+from cpsl_deploy.sources.video import VideoSource
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
 pytest.importorskip("onnxruntime")
@@ -83,7 +84,7 @@ def test_video(tmp_path: Path, tiny_model: Path, video: Path) -> None:
     summary = run(tiny_model, video, tmp_path / "out", labels=True, opacity=1, legend=False, threads=1)
     assert summary.frames == 12 and summary.frames_per_second > 0
     assert set(summary.files) == {tmp_path / "out/drive.overlay.mp4", tmp_path / "out/areas.jsonl"}
-    info = video_info(tmp_path / "out/drive.overlay.mp4")
+    info = VideoSource(tmp_path / "out/drive.overlay.mp4").info
     assert (info.size, info.frame_count) == ((96, 160), 12) and info.fps == pytest.approx(10)
     written = lines(tmp_path / "out")
     assert [line["frame"] for line in written] == list(range(12))
@@ -223,14 +224,14 @@ def test_ctrl_c_finishes_the_files_and_says_where_they_are(
     result = invoke(tiny_model, video, "-o", tmp_path / "out", "--threads", 1)
     assert result.exit_code == 130
     assert "5 of 12 frames are finished" in result.stderr and str(tmp_path / "out") in result.stderr
-    assert video_info(tmp_path / "out/drive.overlay.mp4").frame_count == 5
+    assert VideoSource(tmp_path / "out/drive.overlay.mp4").info.frame_count == 5
     assert len(lines(tmp_path / "out")) == 5
 
 
 @pytest.mark.skipif(not VIDEO.is_file(), reason="needs ../shared/data/video/highway.mp4")
 def test_real_video(tmp_path: Path, tiny_model: Path) -> None:
     summary = run(tiny_model, VIDEO, tmp_path / "out", threads=1)
-    info = video_info(tmp_path / "out/highway.overlay.mp4")
+    info = VideoSource(tmp_path / "out/highway.overlay.mp4").info
     assert summary.frames == info.frame_count == 221
     assert (info.size, info.fps) == ((540, 960), 25.0)
     first = lines(tmp_path / "out")[0]["areas"]

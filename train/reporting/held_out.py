@@ -16,9 +16,11 @@ from cpsl_deploy.classes import ClassSpace
 from cpsl_deploy.data.footage import Footage, Span, clock
 from cpsl_deploy.data.video_file import frames_at
 from cpsl_deploy.errors import DataError, InputError
-from cpsl_deploy.media import CODECS, check_codec, video_info, video_writer
 from cpsl_deploy.metrics import confusion_matrix
 from cpsl_deploy.overlay import shares
+from cpsl_deploy.sinks.video_codec import check_codec
+from cpsl_deploy.sinks.video_file import video_writer
+from cpsl_deploy.sources.video import VideoSource
 
 from ..engine.loop import SilentWatcher, Watcher
 from ..evaluation.network_score import label_map
@@ -72,8 +74,7 @@ class HeldOut:
 
 def require_clip_codec() -> None:
     """Raises UnavailableError, naming codecs that work, if no clip can be written: before a long run."""
-    suffix = Path(CLIP).suffix
-    check_codec(CODECS[suffix], suffix)
+    check_codec(None, Path(CLIP).suffix)
 
 
 def clip_times(footage: Footage) -> tuple[list[tuple[Span, list[float]]], float]:
@@ -109,7 +110,7 @@ def compare_held_out(
     watcher = watcher or SilentWatcher()
     (before, first), (after, second) = networks.items()
     shown, fps = clip_times(footage)
-    video_size = video_info(shown[0][0].video).size
+    video_size = VideoSource(shown[0][0].video).info.size
     painter = ClipFrame(video_size, (before, after), classes)
     count = _Count(classes, working_size(video_size, size))
     pair = (first.eval().to(device), second.eval().to(device))

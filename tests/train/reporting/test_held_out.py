@@ -25,6 +25,7 @@ from cpsl_deploy.data.footage import Footage, Sampling, Span
 from cpsl_deploy.data.video_file import VideoReader
 from cpsl_deploy.errors import DataError, InputError, UnavailableError
 from cpsl_deploy.export.gate.frames import open_frames
+from cpsl_deploy.sinks import video_codec
 from cpsl_deploy.train import RunFolder, adapt, load_model
 from cpsl_deploy.train.command import main
 from cpsl_deploy.train.engine.loop import SilentWatcher
@@ -191,17 +192,8 @@ def test_sampling_options_are_for_videos(adapted: Adapted, tmp_path: Path) -> No
 def test_without_a_codec_for_the_clip_nothing_is_begun(
     adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class NoWriter:
-        fourcc = staticmethod(cv2.VideoWriter.fourcc)
-
-        def __init__(self, *_: object) -> None: ...
-        def isOpened(self) -> bool:
-            return False
-
-        def release(self) -> None: ...
-
-    monkeypatch.setattr(cv2, "VideoWriter", NoWriter)
-    with pytest.raises(UnavailableError, match="'mp4v' cannot be written"):
+    monkeypatch.setattr(video_codec, "_works", lambda *_: False)
+    with pytest.raises(UnavailableError, match="cannot be written into .mp4 files"):
         adapt(adapted.source, adapted.drive, tmp_path / "run", recipe=adapted.recipe, device="cpu")
     assert not (tmp_path / "run").exists()
 
