@@ -16,10 +16,12 @@ from .base import InputLimits
 from .decoded import Damaged, Decoded, Decoding, LeftOut, Opened, SourceLost
 from .frame_num import FrameNumbers
 from .lateness import Lateness
+from .packets import Packets
 from .stream_clock import StreamClock
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -53,6 +55,7 @@ def decode_network(
     out where decoding is too slow for it; then one whose frames come ``max_late_s`` late is lost (0: never).
     """
     container = _open(url, transport, open_timeout_s)
+    decoder: _Decoder | None = None
     try:
         stream = _video_of(container, limits)
         finite = _is_finite(url, container)
@@ -73,7 +76,8 @@ def decode_network(
         if not finite:
             raise SourceLost("the stream ended")
     finally:
-        container.close()
+        if decoder is None or not decoder.reading:  # else it ends with the process
+            container.close()
 
 
 def _open(url: str, transport: str, timeout_s: float) -> InputContainer:
@@ -177,31 +181,45 @@ class _Decoder:
         self._start = (stream.start_time or 0) if finite else None
         self._damaged_s: float | None = None
         self._catch_up = catch_up
+        self._ahead: Packets | None = None
 
     def decode(self) -> Iterator[Decoded | Damaged | LeftOut]:
         packets = self._container.demux(self._stream)
+        if self._finite:
+            for packet in packets:
+                yield from self._decode(packet)
+            return
+        self._ahead = Packets(packets)
         while True:
             asked_s = time.monotonic()
-            packet = next(packets, None)
-            if packet is None:
+            following = self._ahead.next()
+            if following is None:
                 return
-            if self._catch_up is not None and self._catch_up.leave_out(asked_s, packet):
+            if self._catch_up is not None and self._catch_up.leave_out(asked_s, following):
                 yield LeftOut()
-                continue
-            if packet.size == 0 and not self._finite:
-                return
-            if self._numbers is not None and self._numbers.skips(bytes(packet)):
-                self._damaged_s = time.monotonic()
-            try:
-                frames = packet.decode()
-            except (av.error.InvalidDataError, av.error.ArgumentError) as error:
-                self._damaged_s = time.monotonic()
-                what = "breaks a limit or" if isinstance(error, av.error.ArgumentError) else ""
-                yield Damaged(reason=f"a frame {what} cannot be decoded".replace("  ", " "))
-                continue
-            for frame in frames:
-                if (given := self._check(frame)) is not None:
-                    yield given
+            else:
+                yield from self._decode(following)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a thread uses the container."""
+        return self._ahead is not None and self._ahead.reading
+
+    def _decode(self, packet: Packet) -> Iterator[Decoded | Damaged]:
+        if self._numbers is not None and self._numbers.skips(bytes(packet)):
+            self._damaged_s = time.monotonic()
+        try:
+            frames = packet.decode()
+        except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+            self._damaged_s = time.monotonic()
+            what = "breaks a limit or" if isinstance(error, av.error.ArgumentError) else ""
+            yield Damaged(reason=f"a frame {what} cannot be decoded".replace("  ", " "))
+            return
+        for frame in frames:
+            if self._ahead is not None and self._ahead.was_last():
+                yield Damaged(reason="the stream broke off within a frame")
+            elif (given := self._check(frame)) is not None:
+                yield given
 
     def _check(self, frame: VideoFrame) -> Decoded | Damaged | None:
         now = time.monotonic()
