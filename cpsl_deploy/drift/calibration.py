@@ -26,6 +26,8 @@ SHRINKAGE = 0.3
 """Of the correlations towards none (Ledoit and Wolf, 2004): a few drives do not tell them exactly."""
 LEAST_SPREAD = 0.02
 """A class that the reference never shows has no spread of its own; 0.04 % of the pixels is then one unit."""
+LEAST_DISTANCE = 0.1
+"""Windows nearer than this are the same: a camera that stood still has no smaller logarithms to teach."""
 MOST_CORRELATED = 64
 """Statistics above which correlations are left out: a few hundred frames do not tell so many."""
 
@@ -97,7 +99,7 @@ def left_out_distances(frames: np.ndarray, *, blocks: int = BLOCKS, gap: int = W
 def threshold(distances: list[np.ndarray], rate: float) -> float:
     """The distance that a window of one more block exceeds with the probability ``rate``."""
     blocks = len(distances)
-    logs = np.log(np.maximum(np.concatenate(distances), 1e-9))
+    logs = np.log(np.maximum(np.concatenate(distances), LEAST_DISTANCE))
     quantile = student_t_quantile(1 - rate, blocks - 1)
     return float(np.exp(logs.mean() + quantile * logs.std(ddof=1) * math.sqrt(1 + 1 / blocks)))
 

@@ -45,7 +45,7 @@ class DriftPolicy:
                 raise InputError(f"{name} of a drift policy is {least:g} to 86400 seconds; got {value}")
         if not 2 <= self.min_frames <= MOST_IN_WINDOW // 2:
             raise InputError(
-                f"a drift window has 2 to {MOST_IN_WINDOW // 2} frames at least; got {self.min_frames}"
+                f"min_frames of a drift window is 2 to {MOST_IN_WINDOW // 2}; got {self.min_frames}"
             )
         if not 0 < self.release <= 1:
             raise InputError(f"the alarm is released at a score above 0 and at most 1; got {self.release}")

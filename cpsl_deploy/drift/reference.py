@@ -62,7 +62,7 @@ class DriftReference:
     """How many it was made of."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.false_alarms <= 0.5, "a rate of false alarms is above 0 and at most 0.5")
+        _check_rate(self.false_alarms)
         present = {_part_of(name) for name in self.names}
         _require(present == set(self.spaces) == set(self.thresholds), f"its parts are {', '.join(PARTS)}")
         for part in self.spaces:
@@ -137,6 +137,7 @@ class DriftReference:
                 f"a drift reference is made of {LEAST_FRAMES} to {MOST_FRAMES} frames of the model's own "
                 f"roads; got {len(values)}. Name a folder or a video with more of them, or a part of it"
             )
+        _check_rate(false_alarms)
         of_part = np.array([_part_of(name) for name in names])
         present = [part for part in PARTS if part in of_part]
         spaces, thresholds = {}, {}
@@ -271,6 +272,10 @@ def _short(values: np.ndarray) -> list[float]:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number")
+
+
+def _check_rate(rate: float) -> None:
+    _require(1e-6 <= rate <= 0.5, f"a rate of false alarms is from 0.000001 to 0.5; got {rate}")
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -16,6 +16,7 @@ from exported_files import Export, planted
 from finished_run import Run, finished_run
 from stand_in_tensorrt import Driver, FakeTensorRT
 
+import cpsl_deploy
 from cpsl_deploy.backends import gpu
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.export import trials, workshop
@@ -136,3 +137,19 @@ def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
     monkeypatch.setattr(workshop, "Quantiser", watched)
     return given
+
+
+@pytest.fixture
+def engines(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
+    """A GPU with TensorRT, in which an engine gives what the ONNX file gives that was built last."""
+    real = cpsl_deploy.load
+
+    def load(path: Path, **options: Any) -> Any:
+        if Path(path).suffix != ".engine":
+            return real(path, **options)
+        assert Path(path).is_file()
+        (tmp_path / "parsed.onnx").write_bytes(trt.calls["onnx"])
+        return real(tmp_path / "parsed.onnx", device="cpu")
+
+    monkeypatch.setattr(cpsl_deploy, "load", load)
+    return trt

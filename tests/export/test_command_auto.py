@@ -63,22 +63,6 @@ def other_model(model: Small) -> Small:
     return small_model(7, model.num_classes)
 
 
-@pytest.fixture
-def engines(trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
-    """A GPU with TensorRT, in which an engine gives what the ONNX file gives that was built last."""
-    real = cpsl_deploy.load
-
-    def load(path: Path, **options: Any) -> Any:
-        if Path(path).suffix != ".engine":
-            return real(path, **options)
-        assert Path(path).is_file()
-        (tmp_path / "parsed.onnx").write_bytes(trt.calls["onnx"])
-        return real(tmp_path / "parsed.onnx", device="cpu")
-
-    monkeypatch.setattr(cpsl_deploy, "load", load)
-    return trt
-
-
 def test_auto_keeps_the_fastest_that_passes(export: Export, folder: Path, offer: Any) -> None:
     offer(FP16, INT8, speeds={"fp16 onnxruntime": 1.5, "int8 onnxruntime": 2.5})
     result = export("--auto")
