@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("video")
     parser.add_argument("--slower", type=float, default=4.0, help="than the source's time for a frame")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=8.0, help="shorter than the video")
     parser.add_argument("--sources", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
