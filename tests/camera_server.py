@@ -113,7 +113,7 @@ def serve_http(camera: Camera, port: int) -> None:
 
     server = Server(("127.0.0.1", port), Handler)
     threading.Thread(target=film, daemon=True).start()
-    say(event="ready")
+    say(event="ready", software="Python's http.server, multipart/x-mixed-replace")
     server.serve_forever()
 
 
@@ -187,7 +187,7 @@ class RtspServer:
     def run(self) -> None:
         if not self.server.attach(None):
             sys.exit("the port is taken")
-        say(event="ready")
+        say(event="ready", software=f"GStreamer rtsp-server, {self.gst.version_string()}")
         self.loop.run()
 
 

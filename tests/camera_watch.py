@@ -44,6 +44,39 @@ class Seen:
         return None if self.true_age_ms is None else self.at_s - self.true_age_ms / 1e3
 
 
+class Judge:
+    """Compares results with what their camera sent, and knows when it sent them."""
+
+    def __init__(self, camera: CameraServer, *, check_damage: bool = True) -> None:
+        self.camera = camera
+        self._check_damage = check_damage
+
+    def see(self, result: Any) -> Seen:
+        now = time.monotonic()
+        place = read_place(result.image)
+        size = result.image.shape[:2]
+        clip = self.camera.clip_of_size(size)
+        damage = 255.0
+        if clip is not None and place is not None and place < clip.count:
+            damage = clip.damage(result.image, place) if self._check_damage else 0.0
+        return Seen(
+            at_s=now,
+            place=place,
+            index=result.index,
+            time_s=result.time_s,
+            size=size,
+            age_ms=result.age_ms,
+            true_age_ms=None if place is None else self._age_of(place, now),
+            damage=damage,
+        )
+
+    def _age_of(self, place: int, now: float) -> float | None:
+        for sent in reversed(list(self.camera.sent)):
+            if sent.place == place and sent.at_s <= now:
+                return 1e3 * (now - sent.at_s)
+        return None
+
+
 class Watch:
     """Iterates a stream in a thread. A context manager; leaving it ends the stream."""
 
@@ -51,41 +84,16 @@ class Watch:
         self.stream, self.camera = stream, camera
         self.seen: list[Seen] = []
         self.error: BaseException | None = None
-        self._check_damage = check_damage
+        self._judge = Judge(camera, check_damage=check_damage)
         self._thread = threading.Thread(target=self._run, name="watch")
 
     def _run(self) -> None:
         try:
             with self.stream as results:
                 for result in results:
-                    self.seen.append(self._see(result))
+                    self.seen.append(self._judge.see(result))
         except BaseException as error:
             self.error = error
-
-    def _see(self, result: Any) -> Seen:
-        now = time.monotonic()
-        place = read_place(result.image)
-        clip = self.camera.clip
-        right_size = result.image.shape[:2] == (clip.height, clip.width)
-        damage = 255.0
-        if right_size and place is not None and place < clip.count:
-            damage = clip.damage(result.image, place) if self._check_damage else 0.0
-        return Seen(
-            at_s=now,
-            place=place,
-            index=result.index,
-            time_s=result.time_s,
-            size=result.image.shape[:2],
-            age_ms=result.age_ms,
-            true_age_ms=None if place is None else self._age_of(place, now),
-            damage=damage,
-        )
-
-    def _age_of(self, place: int, now: float) -> float | None:
-        for sent in reversed(self.camera.sent):
-            if sent.place == place and sent.at_s <= now:
-                return 1e3 * (now - sent.at_s)
-        return None
 
     @property
     def status(self) -> dict[str, Any]:

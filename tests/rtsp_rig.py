@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import NamedTuple
 
 from camera_clip import Clip
 
+SENT = 5000
+"""Pictures that a camera remembers to have sent."""
 SERVER = Path(__file__).with_name("camera_server.py")
 _PROBE = """
 import gi
@@ -92,12 +95,26 @@ class CameraServer:
         port: int | None = None,
     ) -> None:
         self.clip, self.http, self.user, self.password, self.drop = clip, http, user, password, drop
+        self._clips = [clip]
         self.port = port or free_port()
-        self.sent: list[Sent] = []
+        self.software = ""
+        """What serves, once it does."""
+        self.sent: deque[Sent] = deque(maxlen=SENT)
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
         self._ready = threading.Event()
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by close()
+
+    def clip_of_size(self, size: tuple[int, int]) -> Clip | None:
+        """The newest that was sent with this (height, width)."""
+        fitting = (clip for clip in reversed(self._clips) if (clip.height, clip.width) == size)
+        return next(fitting, None)
+
+    def _send_now(self, clip: Clip) -> None:
+        self.clip = clip
+        if clip in self._clips:
+            self._clips.remove(clip)
+        self._clips.append(clip)
 
     def address(self, port: int | None = None, *, user: str = "", password: str = "") -> str:
         """The URL, at the port of a relay if one is given."""
@@ -142,6 +159,7 @@ class CameraServer:
             except ValueError:  # cut by a kill
                 continue
             if said["event"] == "ready":
+                self.software = said["software"]
                 self._ready.set()
             elif said["event"] == "frame":
                 self.sent.append(Sent(said["place"], said["at"]))
@@ -166,7 +184,7 @@ class CameraServer:
     def restart(self, clip: Clip | None = None) -> None:
         """Begin again at the same address, with another clip if one is given."""
         self.kill()
-        self.clip = clip or self.clip
+        self._send_now(clip or self.clip)
         self.start()
 
     def pause(self) -> None:
@@ -184,7 +202,7 @@ class CameraServer:
 
     def switch(self, clip: Clip) -> None:
         """Send another clip from now on, within the same stream."""
-        self.clip = clip
+        self._send_now(clip)
         self._tell(clip=str(clip.path))
 
     def _tell(self, **what: object) -> None:
