@@ -185,9 +185,7 @@ def test_a_network_too_slow_for_the_camera_does_not_make_frames_old(camera: Came
         first = [seen for seen in slow if seen.at_s < slow_s + 2]
         assert max(seen.age_ms for seen in first) > 500
         assert max(abs(seen.true_age_ms - seen.age_ms) for seen in first) < 400
-        fast_s = time.monotonic()
-        watched.wait(lambda: watched.since(fast_s + 1)[10:], 10, "frames")
-        assert max(seen.true_age_ms for seen in watched.since(fast_s + 1)) < 300
+        watched.wait(lambda: watched.seen[-1].true_age_ms < 200, 10, "fresh frames, there is room again")
     assert_sound(watched.seen)
 
 
