@@ -33,13 +33,15 @@ def write_video(
     codec: str = "libx264",
     pixels: str = "yuv420p",
     times_ms: Sequence[int] | None = None,
+    places: Sequence[int] | None = None,
     colours: tuple[int, int] | None = None,
     rotation: int | None = None,
     options: dict[str, str] | None = None,
     container: str | None = None,
     picture: Callable[[int, tuple[int, int]], np.ndarray] = quarters,
 ) -> Path:
-    """``times_ms``: of each frame. ``colours``: FFmpeg's numbers of the colour space and range."""
+    """``times_ms``, or ``places`` at the rate, are of each frame. ``colours``: FFmpeg's colour space and
+    range, as numbers."""
     space, extent = colours or (None, None)
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate)
@@ -56,7 +58,7 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(picture(index, size), format="bgr24")
             frame = frame.reformat(format=pixels, dst_colorspace=space, dst_color_range=extent)
             frame.time_base = Fraction(1, rate) if times_ms is None else MILLISECONDS
-            frame.pts = index if times_ms is None else times_ms[index]
+            frame.pts = (times_ms or places or range(frames))[index]
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path

@@ -105,7 +105,7 @@ class VideoSource:
                     yield self._frame(index, image, clock.time_s(time_s))
                     given += 1
                 index += 1
-            if problem := video.shortfall(given, index + video.left_out, clock.end_s):
+            if problem := video.shortfall(given, index, clock.end_s):
                 cut = "The file may be cut off; what is there was used"
                 yield self._frame(index, None, None, f"{self._shown()} ends early: {problem}. {cut}")
 
@@ -202,8 +202,6 @@ class _Video:
         self._stream = self._video_stream()
         self.fps = self._rate()
         self.count = self._announced()
-        self.left_out = 0
-        """Packets that say "no new picture": headers count them as frames."""
         self._reformatter = VideoReformatter()
         context = self._stream.codec_context
         context.thread_type = "AUTO"
@@ -254,6 +252,9 @@ class _Video:
     def shortfall(self, given: int, read: int, seconds: float) -> str:
         """What the header promised and the file does not hold; empty if it holds it."""
         if 0 < (promised := self._stream.frames) < 1e9:
+            if self._container.format.name == "avi":
+                # It counts moments without a new picture as frames; they cannot be seen but in the time.
+                read = max(read, round(seconds * self.fps))
             short = ends_early(announced=promised, read=read)
             return f"its header promises {promised} frames and {given} can be read" if short else ""
         promised_s = self._promised_s()
@@ -304,11 +305,9 @@ class _Video:
         while errors < _MOST_READ_ERRORS:
             try:
                 for packet in self._container.demux(self._stream):
-                    if packet.size:
+                    if packet.size:  # an empty one would tell the decoder that the end has come
                         errors = 0
                         yield packet
-                    elif packet.dts is not None:
-                        self.left_out += 1
                 break
             except IndexError:
                 break  # PyAV's, at the end of a file in which a stream appeared that its header does not have

@@ -193,6 +193,15 @@ def test_a_video_that_ends_early_says_so_after_its_last_frame(tmp_path: Path) ->
     assert f"promises 40 frames and {len(good)} can be read" in last.problem
 
 
+def test_moments_without_a_new_picture_are_not_missing_frames(tmp_path: Path) -> None:
+    places = [0, 1, 2, 50, 51, 52]
+    path = write_video(tmp_path / "drive.avi", 6, rate=25, codec="mpeg4", places=places)
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].frames > 50  # most of them are empty
+    frames = list(open_source(path).frames())
+    assert [frame.time_s for frame in frames] == pytest.approx([place / 25 for place in places])
+
+
 def test_a_video_that_states_seconds_alone_says_so_too(tmp_path: Path) -> None:
     path = write_video(tmp_path / "drive.webm", 75, rate=25, codec="libvpx-vp9", options={"g": "5"})
     assert not any(frame.problem for frame in open_source(path).frames())

@@ -58,16 +58,16 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(chunks) + body
 
 
-def tiff(tags: dict[int, int], *, big: bool = False, order: str = "<") -> bytes:
+def tiff(tags: dict[int, int], *, big: bool = False, order: str = "<", twice: tuple[int, int] = ()) -> bytes:
+    """``twice``: a tag that comes again, with another value."""
     mark = b"II" if order == "<" else b"MM"
-    entries = b"".join(
-        struct.pack(order + ("HHQQ" if big else "HHII"), tag, 16 if big else 4, 1, value)
-        for tag, value in sorted(tags.items())
-    )
+    pairs = sorted([*tags.items(), twice] if twice else tags.items(), key=lambda pair: pair[0])
+    form = order + ("HHQQ" if big else "HHII")
+    entries = b"".join(struct.pack(form, tag, 16 if big else 4, 1, value) for tag, value in pairs)
     if big:
-        head = struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(tags))
+        head = struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(pairs))
     else:
-        head = struct.pack(order + "HIH", 42, 8, len(tags))
+        head = struct.pack(order + "HIH", 42, 8, len(pairs))
     return mark + head + entries + bytes(16)
 
 
@@ -109,6 +109,7 @@ BOMBS = {
     "announced.tif": tiff(LARGE),
     "big.tif": tiff(LARGE, big=True),
     "motorola.tif": tiff(LARGE, order=">"),
+    "twice.tif": tiff(LARGE, twice=(256, 16)),
     "tiles.tif": tiff({**LARGE, 256: 64, 257: 64, 322: 30_000, 323: 30_000, 324: 200, 325: 16}),
     "scans.jpg": encoded(".jpg").replace(b"\xff\xd9", b"\xff\xda" * 5000 + b"\xff\xd9"),
 }
