@@ -10,18 +10,18 @@ policy ``latest`` the 99th percentile of the age must stay under twice the time 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 
 import cpsl_deploy
 from cpsl_deploy.segmenter import Inferred, Prepared, Segmenter
 from cpsl_deploy.sources.files import VideoSource
-from cpsl_deploy.streams.inbox import POLICIES
+from cpsl_deploy.streams.inbox import Policy
 
 
 class Slowed(Segmenter):
@@ -36,31 +36,28 @@ class Slowed(Segmenter):
         return inferred
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("video")
-    parser.add_argument("--slower", type=float, default=4.0, help="than the source's time for a frame")
-    parser.add_argument("--seconds", type=float, default=8.0, help="shorter than the video")
-    parser.add_argument("--sources", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    with cpsl_deploy.load(arguments.model, threads=arguments.threads) as opened:
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("video", type=click.Path(path_type=Path))
+@click.option("--slower", default=4.0, show_default=True, help="Than the source's time for a frame.")
+@click.option("--seconds", default=8.0, show_default=True, help="Shorter than the video.")
+@click.option("--sources", default=1, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+def main(model: Path, video: Path, slower: float, seconds: float, sources: int, threads: int) -> None:
+    """How old frames are under a model that is too slow, and that nothing is lost without a live source."""
+    with cpsl_deploy.load(model, threads=threads) as opened:
         segmenter = Slowed(opened.backend, opened.origin)
-        results = {policy: measure(segmenter, policy, arguments) for policy in POLICIES}
-    for policy, found in results.items():
-        print(f"{policy}: {json.dumps(found)}")
-    print(json.dumps({"model": Path(arguments.model).name, "video": Path(arguments.video).name, **results}))
+        segmenter.inference_s = slower / VideoSource(video).fps
+        latest = measure(segmenter, [video] * sources, "latest", seconds)
+        segmenter.inference_s = 0.0
+        lossless = measure(segmenter, [video] * sources, "lossless", None)
+    print(json.dumps({"model": model.name, "video": video.name, "lossless": lossless, "latest": latest}))
 
 
-def measure(segmenter: Slowed, policy: str, arguments: argparse.Namespace) -> dict[str, object]:
+def measure(
+    segmenter: Slowed, videos: list[Path], policy: Policy, seconds: float | None
+) -> dict[str, object]:
     """Play the video and look at what comes. Lossless runs read every frame of the video, once."""
-    videos = [arguments.video] * arguments.sources
-    fps = VideoSource(arguments.video).fps
-    segmenter.inference_s = arguments.slower / fps if policy == "latest" else 0.0
-    seconds = arguments.seconds if policy == "latest" else None
     with cpsl_deploy.stream(videos, segmenter, policy=policy, max_seconds=seconds) as stream:
         stream.start()
         seen: dict[str, list[int]] = {}
@@ -72,7 +69,7 @@ def measure(segmenter: Slowed, policy: str, arguments: argparse.Namespace) -> di
     inference_ms = 1e3 * segmenter.inference_s
     p50, p90, p99 = np.percentile(ages, [50, 90, 99])
     return {
-        "sources": arguments.sources,
+        "sources": len(videos),
         "inference_ms": round(inference_ms, 1),
         "frames": {source["name"]: source["delivered"] for source in counted},
         "dropped": {source["name"]: source["dropped"] for source in counted},

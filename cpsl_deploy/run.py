@@ -155,6 +155,11 @@ def run(
         piece_s=piece_s,
     )  # fmt: skip
     options = options or StreamOptions()
+    if (wanted.drift or wanted.keep) and (options.region or options.tiling):
+        raise InputError(
+            "drift is measured against what the model saw of whole frames. Leave out the region and the "
+            "tiles, or the drift"
+        )
     references = as_references(input)
     with contextlib.ExitStack() as stack:
         feeds = open_feeds(references, options)

@@ -158,7 +158,7 @@ def _stream_options(values: dict[str, Any]) -> Any:
         batch=take("batch"),
         max_frames=take("max_frames"),
         max_seconds=take("max_seconds"),
-        limits=InputLimits(**given(max_pixels=take("max_pixels"))),
+        limits=None if (pixels := take("max_pixels")) is None else InputLimits(max_pixels=pixels),
         reconnect=ReconnectOptions(
             **given(stall_after_s=take("stall_after"), give_up_after_s=take("give_up_after"))
         ),

@@ -200,6 +200,21 @@ def test_a_region_that_fits_no_frame_is_an_error(tmp_path: Path, tiny_model: Pat
     assert result.exit_code == 2 and "reaches beyond a frame" in result.stderr
 
 
+def test_drift_of_a_part_of_the_frame_is_refused(tmp_path: Path, tiny_model: Path, photos: Path) -> None:
+    result = invoke(tiny_model, photos, "-o", tmp_path / "out", "--drift", "--roi", "0,0.5,1,0.5")
+    assert result.exit_code == 2 and "whole frames" in result.stderr
+
+
+def test_photos_of_telephones_are_not_too_large(tmp_path: Path, tiny_model: Path) -> None:
+    """More than 8K video has, which is the limit of live sources."""
+    cv2.imwrite(str(tmp_path / "large.png"), np.zeros((4600, 8000), np.uint8))
+    assert run(tiny_model, tmp_path / "large.png", tmp_path / "out", overlay=False, threads=1).frames == 1
+    result = invoke(
+        tiny_model, tmp_path / "large.png", "-o", tmp_path / "2", "--max-pixels", 33177600, "--threads", 1
+    )
+    assert result.exit_code == 2 and "max_pixels" in result.stderr
+
+
 def test_command_errors_are_one_line(tmp_path: Path, photos: Path) -> None:
     result = invoke(tmp_path / "no.onnx", photos, "-o", tmp_path / "out")
     assert result.exit_code == 2

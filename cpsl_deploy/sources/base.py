@@ -40,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class InputLimits:
-    """What is accepted as a frame. Raises InputError if a value breaks its rule."""
+    """What is accepted as a frame, by default to 8K video. Raises InputError if a value breaks its rule."""
 
     max_pixels: int = 7680 * 4320
     """Height times width. Larger ones are refused from their header, before they are decoded."""
@@ -63,6 +63,10 @@ class InputLimits:
         if height * width > self.max_pixels:
             return f"{width}x{height} pixels are more than {self.max_pixels} (limit max_pixels)"
         return ""
+
+
+FILE_LIMITS = InputLimits(max_pixels=1 << 27)
+"""Of images and video files, if nothing else is said: telephones take photos of 108 megapixels."""
 
 
 class Feed(ABC):

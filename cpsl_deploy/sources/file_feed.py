@@ -34,7 +34,7 @@ class FileFeed(Feed):
 
     What cannot be read does not enter the inbox: it is counted as ``corrupt``, and told of in ``problems``.
 
-    ``limits``: by default `InputLimits`. ``name``: by default that of the file or folder.
+    ``limits``: by default `FILE_LIMITS`. ``name``: by default that of the file or folder.
 
     Raises DataError, as `open_source` does, if there is nothing to read; InputError if ``fps`` is 0 or less.
     """

@@ -16,7 +16,7 @@ from ..data.image_header import image_header
 from ..data.images import IMAGE_SUFFIXES, read_image_bgr
 from ..data.video_file import VIDEO_SUFFIXES
 from ..errors import DataError
-from .base import Frame, InputLimits
+from .base import FILE_LIMITS, Frame, InputLimits
 from .names import safe_name, shown
 from .video import VideoSource
 
@@ -34,7 +34,7 @@ class ImageSource:
         self.name = safe_name(name)
         self.paths = list(paths)
         self.count = len(self.paths)
-        self.limits = limits or InputLimits()
+        self.limits = limits or FILE_LIMITS
 
     def frames(self) -> Generator[Frame, None, None]:
         """The images in order, each decoded when asked for, the receiver's to keep; upright, and as
@@ -66,13 +66,13 @@ def open_source(
 ) -> ImageSource | VideoSource:
     """Open an image file, a folder of images (sorted, without its subfolders), a glob or a video file.
 
-    ``limits``: by default `InputLimits`.
+    ``limits``: by default `FILE_LIMITS`.
 
     Raises DataError if there is nothing, no image in the folder, or the file is neither image nor video.
     """
     text = os.fspath(reference)
     path = Path(text)
-    limits = limits or InputLimits()
+    limits = limits or FILE_LIMITS
     mode, reason = _mode(path)
     if stat.S_ISDIR(mode):
         return _open_folder(path, limits)

@@ -71,7 +71,8 @@ def decode_network(
                     raise SourceLost(
                         f"its frames come {decoder.late_s:.1f} s late: the network is too slow for them"
                     )
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, IndexError) as error:
+            # PyAV raises IndexError where a stream appears that the header does not have.
             raise SourceLost(f"the stream broke off: {_reason(error)}") from error
         if not finite:
             raise SourceLost("the stream ended")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .base import Feed
+from .base import FILE_LIMITS, Feed
 from .file_feed import FileFeed
 from .live import LiveFeed
 from .reference import SourceReference, classify
@@ -46,9 +46,10 @@ def open_feeds(references: Sequence[Reference], options: StreamOptions) -> list[
 
 def _feed(source: SourceReference, taken: set[str], options: StreamOptions) -> Feed:
     if source.kind == "file":
-        feed = FileFeed(source.text, limits=options.limits)
+        limits = options.limits or FILE_LIMITS
+        feed = FileFeed(source.text, limits=limits)
         if feed.name in taken:
-            feed = FileFeed(source.text, limits=options.limits, name=_unique(feed.name, taken))
+            feed = FileFeed(source.text, limits=limits, name=_unique(feed.name, taken))
         return feed
     return LiveFeed(
         source,

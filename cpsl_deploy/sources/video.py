@@ -27,7 +27,7 @@ import numpy as np
 
 from ..data.video_file import ends_early
 from ..errors import DataError
-from .base import Frame, InputLimits
+from .base import FILE_LIMITS, Frame, InputLimits
 from .names import safe_name, shown
 from .video_stamps import VideoStamps
 
@@ -81,7 +81,7 @@ class VideoSource:
 
     def __init__(self, path: str | os.PathLike[str], *, limits: InputLimits | None = None) -> None:
         self.path = Path(path)
-        self.limits = limits or InputLimits()
+        self.limits = limits or FILE_LIMITS
         self.name = safe_name(self.path.stem)
         self.info = self._look()
         self.count = self.info.frame_count

@@ -37,8 +37,8 @@ class StreamOptions:
     """Frames, all sources together, after which the stream ends."""
     max_seconds: float | None = None
     """Seconds after which the stream ends."""
-    limits: InputLimits = field(default_factory=InputLimits)
-    """What is accepted as a frame."""
+    limits: InputLimits | None = None
+    """What is accepted as a frame. None: up to 2^27 pixels from files, 7680 x 4320 from live sources."""
     reconnect: ReconnectOptions = field(default_factory=ReconnectOptions)
     """When a live source counts as stalled, and how it is connected again."""
     live: LiveOptions = field(default_factory=LiveOptions)
