@@ -101,7 +101,7 @@ def main() -> None:
         "machine": asdict(describe_machine()),
         "versions": package_versions() | {"av": __import__("av").__version__},
         "cameras": sorted(software),
-        "clips": [str(clip) for pair in clips.values() for clip in pair],
+        "clips": [clip.describe() for pair in clips.values() for clip in pair],
         "model": "tests/tiny_onnx.py",
         "reconnect": asdict(ReconnectOptions()),
         "rows": rows,

@@ -147,13 +147,13 @@ def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
         began_s = time.monotonic()
         ended = _run(stream, arguments.minutes, tally, [memory, poller, pieces, chaos])
         minutes = (time.monotonic() - began_s) / 60
-        after = held()
+        after = _settled(before)
         return {
             "minutes": round(minutes, 2),
             **ended,
             "seed": arguments.seed,
             "cameras": [f"{place.way}: {place.camera.software}" for place in sites],
-            "clips": [str(clip) for place in sites for clip in place.clips],
+            "clips": [clip.describe() for place in sites for clip in place.clips],
             "model": arguments.model or "tests/tiny_onnx.py",
             "faults": dict(sorted(chaos.counts.items())),
             **_counters(stream),
@@ -222,6 +222,14 @@ def _counters(stream: Stream) -> dict[str, Any]:
         },
         "reconnects": total["reconnects"],
     }
+
+
+def _settled(before: Held) -> Held:
+    """What is held once the relays have noticed that their clients are gone."""
+    end_s = time.monotonic() + 10
+    while (now := held()).descriptors > before.descriptors and time.monotonic() < end_s:
+        time.sleep(0.1)
+    return now
 
 
 def _held(before: Held, after: Held) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class Clip:
     def bytes_per_s(self) -> float:
         return sum(self.sizes) / self.count * self.fps
 
+    def describe(self) -> str:
+        rate = 8e-6 * self.bytes_per_s
+        return f"{self.codec}, {self.width}x{self.height}, {self.fps} frames/s, {rate:.2f} Mbit/s"
+
     @cached_property
     def references(self) -> list[np.ndarray]:
         """Every picture as a decoder gives it, BGR uint8 (H, W, 3)."""

@@ -72,7 +72,7 @@ class Camera:
                 due = time.monotonic()
             clip, place = self.clip, self.place
             self.place = (place + 1) % len(clip.pictures)
-            say(event="frame", place=place, at=time.monotonic())
+            say(event="frame", place=place, size=[clip.height, clip.width], at=time.monotonic())
             yield clip.pictures[place]
             due += 1 / clip.fps
 

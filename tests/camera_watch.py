@@ -45,11 +45,16 @@ class Seen:
 
 
 class Judge:
-    """Compares results with what their camera sent, and knows when it sent them."""
+    """Compares results with what their camera sent, and knows when it sent them.
+
+    A clip is short and comes again: of the times at which a picture was sent, that one counts which makes its
+    age go on from that of the frame just before; after a gap, the newest.
+    """
 
     def __init__(self, camera: CameraServer, *, check_damage: bool = True) -> None:
         self.camera = camera
         self._check_damage = check_damage
+        self._at_s = self._age_ms = 0.0
 
     def see(self, result: Any) -> Seen:
         now = time.monotonic()
@@ -66,15 +71,18 @@ class Judge:
             time_s=result.time_s,
             size=size,
             age_ms=result.age_ms,
-            true_age_ms=None if place is None else self._age_of(place, now),
+            true_age_ms=None if place is None else self._age_of(place, size, now),
             damage=damage,
         )
 
-    def _age_of(self, place: int, now: float) -> float | None:
-        for sent in reversed(list(self.camera.sent)):
-            if sent.place == place and sent.at_s <= now:
-                return 1e3 * (now - sent.at_s)
-        return None
+    def _age_of(self, place: int, size: tuple[int, int], now: float) -> float | None:
+        sent = [one for one in list(self.camera.sent) if one.place == place and one.size == size]
+        ages = [1e3 * (now - one.at_s) for one in sent]
+        expected = self._age_ms if now - self._at_s < 1 else 0.0
+        age = min((age for age in ages if age >= 0), key=lambda age: abs(age - expected), default=None)
+        if age is not None:
+            self._at_s, self._age_ms = now, age
+        return age
 
 
 class Watch:

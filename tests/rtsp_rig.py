@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from camera_clip import Clip
 
-SENT = 5000
+SENT = 2000
 """Pictures that a camera remembers to have sent."""
 SERVER = Path(__file__).with_name("camera_server.py")
 _PROBE = """
@@ -77,6 +77,8 @@ def wait_until(true: Callable[[], object], seconds: float, what: str) -> None:
 class Sent(NamedTuple):
     place: int
     """In the clip."""
+    size: tuple[int, int]
+    """(height, width)."""
     at_s: float
     """`time.monotonic` when the server sent it."""
 
@@ -162,7 +164,7 @@ class CameraServer:
                 self.software = said["software"]
                 self._ready.set()
             elif said["event"] == "frame":
-                self.sent.append(Sent(said["place"], said["at"]))
+                self.sent.append(Sent(said["place"], tuple(said["size"]), said["at"]))
 
     def kill(self) -> None:
         """SIGKILL: connections end without a word."""
