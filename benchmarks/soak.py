@@ -124,6 +124,8 @@ def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sites = _sites(stack, folder, ways)
         model = arguments.model or str(write_tiny_onnx(folder / "tiny.onnx"))
+        # Before the count of what is held: onnxruntime keeps files of its own open from now on.
+        segmenter = stack.enter_context(cpsl_deploy.load(model, threads=1))
         before = held()
         live = LiveOptions(rtsp_transport="udp" if "rtsp-udp" in ways else "tcp")
         preview = PreviewSink("127.0.0.1:0", health=lambda: stream.health())
@@ -135,9 +137,8 @@ def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
         ]
         stream = cpsl_deploy.stream(
             [place.url for place in sites],
-            model,
+            segmenter,
             sinks=sinks,
-            threads=1,
             live=live,
             max_seconds=60 * arguments.minutes,
         )
@@ -170,11 +171,12 @@ def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
 
 
 def _sites(stack: ExitStack, folder: Path, ways: list[Way]) -> list[Site]:
+    codecs = ["mjpeg" if way == "http" else "h264" for way in ways]
     clips = {
-        codec: tuple(write_clip(folder / f"{codec}-{size[0]}", codec=codec, size=size) for size in sizes)
-        for codec, sizes in CLIPS.items()
+        codec: [write_clip(folder / f"{codec}-{size[0]}", codec=codec, size=size) for size in CLIPS[codec]]
+        for codec in dict.fromkeys(codecs)
     }
-    pairs = [clips["mjpeg" if way == "http" else "h264"] for way in ways]
+    pairs = [clips[codec] for codec in codecs]
     for pair in pairs:
         for clip in pair:
             assert clip.references  # decoded now: memory is measured later
