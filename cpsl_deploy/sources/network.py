@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from .base import InputLimits
 from .decoded import Damaged, Decoded, Decoding, LeftOut, Opened, SourceLost
 from .frame_num import FrameNumbers
 from .lateness import Lateness
+from .packet_loss import PacketLoss
 from .packets import Packets
 from .stream_clock import StreamClock
 
@@ -54,6 +56,10 @@ def decode_network(
     ``after_s``: a finite one goes on after this time. ``may_skip``: whether frames of a live one may be left
     out where decoding is too slow for it; then one whose frames come ``max_late_s`` late is lost (0: never).
     """
+    scheme = url.partition(":")[0].lower()
+    loss = PacketLoss() if scheme == "rtp" or (scheme == "rtsp" and transport == "udp") else None
+    if loss is not None:
+        loss.listen()
     container = _open(url, transport, open_timeout_s)
     decoder: _Decoder | None = None
     try:
@@ -64,7 +70,7 @@ def decode_network(
         yield _opened(container, stream, finite)
         try:
             catch_up = None if finite else _CatchUp(may_skip)
-            decoder = _Decoder(container, stream, finite, limits, after_s, catch_up)
+            decoder = _Decoder(container, stream, finite, limits, after_s, catch_up, loss)
             for item in decoder.decode():
                 yield item
                 if max_late_s and decoder.late_s > max_late_s and may_skip():
@@ -167,6 +173,7 @@ class _Decoder:
         limits: InputLimits,
         after_s: float | None,
         catch_up: _CatchUp | None,
+        loss: PacketLoss | None,
     ) -> None:
         self._container, self._stream, self._limits = container, stream, limits
         self._finite, self._after_s = finite, after_s
@@ -183,6 +190,9 @@ class _Decoder:
         self._damaged_s: float | None = None
         self._catch_up = catch_up
         self._ahead: Packets | None = None
+        # A JPEG image that is incomplete does not get so far.
+        self._loss = loss if context.name != "mjpeg" else None
+        self._incomplete: deque[int | None] = deque(maxlen=32)
 
     def decode(self) -> Iterator[Decoded | Damaged | LeftOut]:
         packets = self._container.demux(self._stream)
@@ -190,7 +200,7 @@ class _Decoder:
             for packet in packets:
                 yield from self._decode(packet)
             return
-        self._ahead = Packets(packets)
+        self._ahead = Packets(packets, self._loss)
         while True:
             asked_s = time.monotonic()
             following = self._ahead.next()
@@ -209,6 +219,9 @@ class _Decoder:
     def _decode(self, packet: Packet) -> Iterator[Decoded | Damaged]:
         if self._numbers is not None and self._numbers.skips(bytes(packet)):
             self._damaged_s = time.monotonic()
+        if packet.is_corrupt or (self._ahead is not None and self._ahead.incomplete):
+            self._damaged_s = time.monotonic()
+            self._incomplete.append(packet.pts)
         try:
             frames = packet.decode()
         except (av.error.InvalidDataError, av.error.ArgumentError) as error:
@@ -224,9 +237,9 @@ class _Decoder:
 
     def _check(self, frame: VideoFrame) -> Decoded | Damaged | None:
         now = time.monotonic()
-        if frame.is_corrupt:
+        if frame.is_corrupt or frame.pts in self._incomplete:
             self._damaged_s = now
-            return Damaged(reason="the decoder marks a frame as damaged")
+            return Damaged(reason="a frame is incomplete")
         if frame.key_frame:
             self._damaged_s = None
         if self._damaged_s is not None:

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+from .packet_loss import PacketLoss
+
 _AHEAD = 64
 """Packets that may wait to be decoded."""
 _END_FOLLOWS_S = 0.001
@@ -20,8 +22,12 @@ class Packets:
     that is missing the lower half of a picture may make it up.
     """
 
-    def __init__(self, packets: Iterable[Any]) -> None:
-        self._waiting: deque[Any] = deque()
+    def __init__(self, packets: Iterable[Any], loss: PacketLoss | None = None) -> None:
+        """``loss``: told of while packets are read."""
+        self._loss = loss
+        self.incomplete = False
+        """Whether something was lost of the packet that was given last, or may have been."""
+        self._waiting: deque[tuple[Any, bool]] = deque()
         self._changed = threading.Condition()
         self._ended = False
         self._error: BaseException | None = None
@@ -29,13 +35,18 @@ class Packets:
         self._thread.start()
 
     def _read(self, packets: Iterable[Any]) -> None:
+        before = last = 0
         try:
             for packet in packets:
                 if packet.size == 0:  # the end
                     break
+                # FFmpeg gives a picture when the next one begins, and tells of a loss at once: what is given
+                # now is incomplete, or what follows.
+                now = self._loss.told if self._loss is not None else 0
+                incomplete, before, last = now != before, last, now
                 with self._changed:
                     self._changed.wait_for(lambda: len(self._waiting) < _AHEAD)
-                    self._waiting.append(packet)
+                    self._waiting.append((packet, incomplete))
                     self._changed.notify_all()
         except BaseException as error:
             self._error = error
@@ -49,7 +60,7 @@ class Packets:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
             if self._waiting:
-                packet = self._waiting.popleft()
+                packet, self.incomplete = self._waiting.popleft()
                 self._changed.notify_all()
                 return packet
         if self._error is not None:

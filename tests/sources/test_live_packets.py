@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cpsl_deploy.sources.packet_loss import PacketLoss
 from cpsl_deploy.sources.packets import Packets
 
 
@@ -70,3 +72,24 @@ def test_it_reads_ahead_so_far_and_no_further() -> None:
     while (following := packets.next()) is not None:
         given.append(following.name)
     assert given == [str(at) for at in range(200)]
+
+
+def test_what_is_read_around_a_loss_is_incomplete() -> None:
+    """FFmpeg gives a picture when the next one begins: the loss may be of this one or of the next."""
+    loss = PacketLoss()
+
+    def reading() -> Iterator[SimpleNamespace]:
+        for at in range(8):
+            if at == 3:
+                loss.handle(
+                    logging.makeLogRecord({"msg": "RTP: missed 2 packets", "levelno": logging.WARNING})
+                )
+            loss.handle(logging.makeLogRecord({"msg": "max delay reached", "levelno": logging.WARNING}))
+            yield packet(str(at))
+
+    packets = Packets(reading(), loss)
+    incomplete = []
+    while (given := packets.next()) is not None:
+        if packets.incomplete:
+            incomplete.append(given.name)
+    assert incomplete == ["3", "4"]
