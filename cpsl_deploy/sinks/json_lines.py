@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-from ..errors import InputError
 from ..files import as_output_error, atomic_path
 from ..streams.result import StreamResult
 from .base import Sink
-from .place import piece_stamp, prepare_folder, require_room, unused
+from .place import captured_at, check_piece_s, piece_stamp, prepare_folder, require_room, unused
 
 
 class _Abandoned(Exception):
@@ -24,7 +23,8 @@ class AreasSink(Sink):
 
     Its members: ``frame`` (place in the source), ``source`` (name, with ``several_sources`` alone), ``name``
     (of the frame), ``time_s`` (but for images), ``areas`` (share of the pixels by class name),
-    ``latency_ms`` and ``age_ms`` (0 where nothing stamped the result).
+    ``latency_ms`` and ``age_ms`` (0 where nothing stamped the result); with ``piece_s`` also ``time``, the UTC
+    of the frame's capture: ``2026-11-22T19:30:00.123+00:00``.
 
     The file appears whole when it is finished; until then every line is at once in the hidden
     ``.areas.PID.tmp.jsonl`` beside it, for ``tail -f``. With ``piece_s`` there is one file for so many
@@ -43,8 +43,7 @@ class AreasSink(Sink):
         several_sources: bool = False,
         piece_s: float | None = None,
     ) -> None:
-        if piece_s is not None and not piece_s > 0:
-            raise InputError(f"a piece of a recording is longer than 0 seconds; got {piece_s}")
+        check_piece_s(piece_s)
         self.files: list[Path] = []
         """Finished so far."""
         self._folder, self._several, self._piece_s = Path(folder), several_sources, piece_s
@@ -72,7 +71,7 @@ class AreasSink(Sink):
             self._begin(result)
         try:
             assert self._lines is not None
-            self._lines.write(json.dumps(_line(result, self._several)) + "\n")
+            self._lines.write(json.dumps(self._line(result)) + "\n")
         except BaseException as error:
             self.abort()
             if isinstance(error, OSError):
@@ -114,15 +113,16 @@ class AreasSink(Sink):
         with contextlib.suppress(Exception):
             self._place.__exit__(_Abandoned, abandoned, None)
 
-
-def _line(result: StreamResult, several_sources: bool) -> dict[str, object]:
-    line: dict[str, object] = {"frame": result.index}
-    if several_sources:
-        line["source"] = result.source
-    line["name"] = result.frame.name
-    if result.time_s is not None:
-        line["time_s"] = round(result.time_s, 4)
-    line["areas"] = {name: round(share, 6) for name, share in result.areas().items()}
-    line["latency_ms"] = round(result.latency_ms, 3)
-    line["age_ms"] = round(result.age_ms, 3)
-    return line
+    def _line(self, result: StreamResult) -> dict[str, object]:
+        line: dict[str, object] = {"frame": result.index}
+        if self._several:
+            line["source"] = result.source
+        line["name"] = result.frame.name
+        if self._piece_s is not None:
+            line["time"] = captured_at(result.frame).isoformat(timespec="milliseconds")
+        if result.time_s is not None:
+            line["time_s"] = round(result.time_s, 4)
+        line["areas"] = {name: round(share, 6) for name, share in result.areas().items()}
+        line["latency_ms"] = round(result.latency_ms, 3)
+        line["age_ms"] = round(result.age_ms, 3)
+        return line

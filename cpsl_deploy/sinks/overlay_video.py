@@ -12,7 +12,7 @@ from ..files import as_output_error
 from ..overlay import write_image
 from ..streams.result import StreamResult
 from .base import Sink
-from .place import of_source, piece_stamp, prepare_folder, require_room, safe_name, unused
+from .place import check_piece_s, of_source, piece_stamp, prepare_folder, require_room, safe_name, unused
 from .video_codec import check_codec
 from .video_file import VideoWriter
 
@@ -65,10 +65,7 @@ class OverlaySink(Sink):
     ) -> None:
         if not 0 <= opacity <= 1:
             raise InputError(f"an opacity is from 0 to 1; got {opacity}")
-        lengths = piece_s.values() if isinstance(piece_s, Mapping) else [piece_s]
-        for length in lengths:
-            if length is not None and not length > 0:
-                raise InputError(f"a piece of a recording is longer than 0 seconds; got {length}")
+        check_piece_s(piece_s)
         self.files: list[Path] = []
         """Videos finished so far."""
         self._folder = Path(folder)

@@ -9,10 +9,11 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..files import as_output_error
 from ..sources.base import Frame
 
@@ -70,10 +71,22 @@ def require_room(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def check_piece_s(piece_s: float | Mapping[str, float | None] | None) -> None:
+    """Raise InputError for a length of pieces, or one of several, that is not positive."""
+    for length in piece_s.values() if isinstance(piece_s, Mapping) else [piece_s]:
+        if length is not None and not length > 0:
+            raise InputError(f"a piece of a recording is longer than 0 seconds; got {length}")
+
+
+def captured_at(frame: Frame) -> datetime:
+    """When the frame was there, UTC."""
+    captured = time.time() - (time.monotonic() - frame.captured_s)
+    return datetime.fromtimestamp(captured, timezone.utc)
+
+
 def piece_stamp(frame: Frame) -> str:
     """When the frame was there, as UTC for file names: 20261122T193000Z."""
-    captured = time.time() - (time.monotonic() - frame.captured_s)
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(captured))
+    return captured_at(frame).strftime("%Y%m%dT%H%M%SZ")
 
 
 def unused(path: Path) -> Path:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import av
@@ -109,6 +110,31 @@ def test_labels_are_palette_images_of_their_values(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_mask(tmp_path / name), result.labels)
 
 
+def test_labels_of_a_second_live_run_leave_those_of_the_first_alone(tmp_path: Path) -> None:
+    now = time.monotonic() - 60
+    pieces = {"left": 1.0, "right": 1.0, "file": None}
+    for run in range(2):
+        sink = LabelSink(tmp_path, several_sources=True, piece_s=pieces)
+        for index in range(6):
+            for source in pieces:
+                result = make_result(index, source=source, time_s=0.4 * index, captured_s=now + 0.4 * index)
+                result.labels[:] = run
+                sink.write(result)
+        sink.close()
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    first, second = (piece_stamp(make_result(captured_s=now + s).frame) for s in (0.0, 1.2))
+    assert folders == sorted(
+        ["labels", *(f"labels-{stamp}{again}" for stamp in (first, second) for again in ("", "-2"))]
+    )
+    for run, again in enumerate(("", "-2")):
+        for stamp, indices in ((first, range(3)), (second, range(3, 6))):
+            folder = tmp_path / f"labels-{stamp}{again}"
+            names = sorted(f"{source}-{index:06d}.png" for source in ("left", "right") for index in indices)
+            assert sorted(path.name for path in folder.iterdir()) == names
+            assert all((read_mask(path) == run).all() for path in folder.iterdir())
+    assert len(list((tmp_path / "labels").iterdir())) == 6
+
+
 def test_images_of_several_sources_do_not_meet(tmp_path: Path) -> None:
     for sink in (LabelSink(tmp_path, several_sources=True), OverlaySink(tmp_path, several_sources=True)):
         for source in ("left", "right"):
@@ -148,6 +174,10 @@ def test_areas_of_several_sources_name_them_and_come_in_pieces(tmp_path: Path) -
     pieces = [lines_of(tmp_path / name) for name in visible(tmp_path)]
     assert [[line["frame"] for line in piece] for piece in pieces] == [[0, 1, 2], [3, 4, 5]]
     assert [line["source"] for line in pieces[0]] == ["a", "b", "a"]
+    for line in pieces[0] + pieces[1]:
+        captured = datetime.fromisoformat(line["time"])
+        assert captured.utcoffset() == timedelta(0)
+        assert captured.timestamp() == pytest.approx(time.time() - 100 + 4 * line["frame"], abs=2)
     assert all(name.startswith("areas-20") and name.endswith("Z.jsonl") for name in visible(tmp_path))
 
 
@@ -191,6 +221,8 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
             OverlaySink(tmp_path, piece_s=seconds)
         with pytest.raises(InputError, match="longer than 0 seconds"):
             AreasSink(tmp_path, piece_s=seconds)
+        with pytest.raises(InputError, match="longer than 0 seconds"):
+            LabelSink(tmp_path, piece_s={"a": None, "b": seconds})
     with pytest.raises(UnavailableError, match=r"These work for \.mp4 files"):
         OverlaySink(tmp_path, codec="QQQQ").check()
     (tmp_path / "file").write_text("")
@@ -234,7 +266,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_unfinished(make) -> None:
 def test_a_live_piece_is_finished_while_there_is_still_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "LEAST_FREE", 1 << 20)
     with small_disk(4) as folder:
-        sinks: list[Sink] = [OverlaySink(folder, piece_s=600), AreasSink(folder, piece_s=600)]
+        sinks: list[Sink] = [make(folder, piece_s=600) for make in (OverlaySink, AreasSink, LabelSink)]
         for sink in sinks:
             sink.write(make_result(0, time_s=0.0))
             sink.write(make_result(1, time_s=0.1))
@@ -244,7 +276,8 @@ def test_a_live_piece_is_finished_while_there_is_still_room(monkeypatch: pytest.
                 sink.write(make_result(2, time_s=0.2))
             with pytest.raises(OutputError, match="the disk is full"):
                 sink.write(make_result(3, time_s=0.3))
-        areas, _, video = sorted(folder.iterdir())
+        areas, _, video, labels = sorted(folder.iterdir())
+        assert len(list(labels.iterdir())) == 2
         assert [line["frame"] for line in lines_of(areas)] == [0, 1]
         assert times_of(video) == [0, 0.1]
 
