@@ -60,6 +60,8 @@ class SourceStatus:
     state: State = "connecting"
     reason: str = ""
     counters: Counters = field(default_factory=Counters)
+    size: tuple[int, int] | None = None
+    """(height, width) of its frames in pixels, the latest; None before it is known."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,14 +70,18 @@ class SourceStatus:
         self._ages = np.zeros(len(_AGE_EDGES_MS) + 1, np.int64)
         self._oldest_ms = 0.0
 
-    def become(self, state: State, reason: str = "") -> None:
-        """Change the state and log it, once: nothing happens if it is the state already."""
+    def become(self, state: State, reason: str = "", *, level: int | None = None) -> None:
+        """Change the state and log it, once: nothing happens if it is the state already.
+
+        ``level``: of the logging; by default warning for what is bad, else info.
+        """
         with self._lock:
             if self.state == state:
                 return
             self.state, self.reason = state, reason
             self._since_s = time.monotonic()
-        level = logging.WARNING if state in _LOUD else logging.INFO
+        if level is None:
+            level = logging.WARNING if state in _LOUD else logging.INFO
         log.log(level, "%s: %s%s", self.name, state, f" ({reason})" if reason else "")
 
     def count(self, **increments: int) -> None:
@@ -115,6 +121,7 @@ class SourceStatus:
                 "last_frame_s_ago": None
                 if self._last_frame_s is None
                 else round(now - self._last_frame_s, 3),
+                "size": None if self.size is None else list(self.size),
                 **vars(self.counters),
                 "age_ms": {**ages, "max": self._oldest_ms if self.counters.delivered else None},
             }
