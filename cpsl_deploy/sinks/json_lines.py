@@ -23,8 +23,8 @@ class AreasSink(Sink):
 
     Its members: ``frame`` (place in the source), ``source`` (name, with ``several_sources`` alone), ``name``
     (of the frame), ``time_s`` (but for images), ``areas`` (share of the pixels by class name),
-    ``latency_ms`` and ``age_ms`` (0 where nothing stamped the result); with ``piece_s`` also ``time``, the UTC
-    of the frame's capture: ``2026-11-22T19:30:00.123+00:00``.
+    ``latency_ms`` and ``age_ms`` (0 where nothing stamped the result); with ``piece_s`` also ``time``, when
+    the frame was captured, in UTC: ``2026-11-22T19:30:00.123+00:00``.
 
     The file appears whole when it is finished; until then every line is at once in the hidden
     ``.areas.PID.tmp.jsonl`` beside it, for ``tail -f``. With ``piece_s`` there is one file for so many

@@ -20,8 +20,9 @@ _COUNTERS = {
 class RunCollector:
     """Makes metrics from the snapshots of `SourceStatus` and `SinkWorker`, at the moment they are asked for.
 
-    ``health`` gives ``{"sources": [...], "sinks": [...], "model": ..., "version": ..., "uptime_s": ...}``;
-    ``latencies`` gives (number of frames, their seconds together) by source.
+    ``health`` gives ``{"sources": [...], "sinks": [...], "model": ..., "version": ..., "uptime_s": ...}``,
+    each sink of a name of its own, the drift sink with its own `DriftSink.snapshot` merged in. ``latencies``
+    gives (number of frames, their seconds together) by source.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class RunCollector:
         yield uptime
         yield from _sources(health.get("sources", ()))
         yield from _sinks(health.get("sinks", ()))
+        yield from _drift(health.get("sinks", ()))
         yield self._latency()
 
     def _latency(self) -> Any:
@@ -105,6 +107,33 @@ def _sinks(sinks: Any) -> Iterator[Any]:
         for key, family in counters.items():
             family.add_metric(name, sink.get(key, 0))
     yield from (up, queue, *counters.values())
+
+
+def _drift(sinks: Any) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    score = GaugeMetricFamily(
+        "cpsl_drift_score",
+        "How far what is seen is from the reference; 1 is the threshold.",
+        labels=["source"],
+    )
+    alarm = GaugeMetricFamily(
+        "cpsl_drift_alarm", "1 while the model does not fit what it sees.", labels=["source"]
+    )
+    alarms = CounterMetricFamily("cpsl_drift_alarms", "Times that the alarm went on.", labels=["source"])
+    kept = CounterMetricFamily("cpsl_drift_kept_frames", "Frames kept during alarms.")
+    for sink in sinks:
+        if not isinstance(sink.get("sources"), Mapping):
+            continue  # no drift sink
+        for source, state in sink["sources"].items():
+            if state["score"] is not None:
+                score.add_metric([source], state["score"])
+            alarm.add_metric([source], float(state["alarm"]))
+            alarms.add_metric([source], state["alarms"])
+        if sink.get("ring"):
+            kept.add_metric([], sink["ring"]["kept"])
+        break  # a run has one: a second one's sources would be the same to whoever reads this
+    yield from (family for family in (score, alarm, alarms, kept) if family.samples)
 
 
 def make_registry(collector: RunCollector) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,8 +91,9 @@ class PreviewSink(Sink):
 
     ``/`` pictures and states; ``/stream/NAME.mjpeg`` the overlays as they come (newest only, at most
     ``max_fps`` a second, drawn and encoded only while somebody watches); ``/frame/NAME.jpg`` the newest one;
-    ``/health`` JSON, status 200 if every source is connected or resumed, else 503; ``/metrics`` Prometheus's
-    text format. There is no password: whoever reaches the port sees the pictures.
+    ``/health`` JSON, status 200 if every source is connected or resumed and no sink has failed, else 503
+    (`PreviewSink.health`); ``/metrics`` Prometheus's text format. There is no password: whoever reaches the
+    port sees the pictures.
 
     ``address``: HOST:PORT, or PORT; port 0 takes a free one, see `address`. ``health`` gives what is known of
     the run: ``{"sources": [SourceStatus.snapshot(), ...], "sinks": [SinkWorker.snapshot(), ...],
@@ -144,7 +145,11 @@ class PreviewSink(Sink):
         return f"http://{host}:{self._port}/"
 
     def health(self) -> dict[str, Any]:
-        """What ``/health`` says: ``status`` is ``ok`` or ``degraded``."""
+        """What ``/health`` says. ``status``: ``ok``; ``degraded`` if some of the sources are not there
+        (neither connected nor resumed) or a sink has failed; ``down`` if no source is there.
+
+        Sinks of the same name are numbered: callback, callback-2.
+        """
         from .. import __version__
 
         known: dict[str, Any] = {
@@ -152,9 +157,11 @@ class PreviewSink(Sink):
             "uptime_s": round(time.monotonic() - self._began_s, 3),
         }
         known.update(self._health())
-        states = [source["state"] for source in known.get("sources", ())]
-        well = bool(states) and all(state in ("connected", "resumed") for state in states)
-        return {"status": "ok" if well else "degraded", **known}
+        known["sinks"] = _numbered(known.get("sinks", ()))
+        there = [source["state"] in ("connected", "resumed") for source in known.get("sources", ())]
+        failed = any(sink.get("state") == "failed" for sink in known["sinks"])
+        status = "down" if not any(there) else "ok" if all(there) and not failed else "degraded"
+        return {"status": status, **known}
 
     def check(self) -> None:
         """Start listening, for nothing else shows that it can: health is there before the first frame."""
@@ -229,3 +236,17 @@ class PreviewSink(Sink):
 
     def abort(self) -> None:
         self.close()
+
+
+def _numbered(sinks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies with names that are unique: two sinks of one kind would be one to whoever reads the metrics."""
+    numbered: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for sink in sinks:
+        name, number = sink["name"], 1
+        while name in taken:
+            number += 1
+            name = f"{sink['name']}-{number}"
+        taken.add(name)
+        numbered.append({**sink, "name": name})
+    return numbered

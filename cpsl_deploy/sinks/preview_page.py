@@ -37,7 +37,9 @@ async function look() {{
         + ", " + source.delivered + " frames, " + source.dropped + " dropped"
         + (age == null ? "" : ", age " + age.toFixed(0) + " ms");
     }}
-    document.getElementById("run").textContent = health.status;
+    const failed = health.sinks.filter(sink => sink.state == "failed");
+    const told = failed.map(sink => sink.name + " failed: " + sink.reason);
+    document.getElementById("run").textContent = [health.status, ...told].join("; ");
   }} catch (error) {{
     document.getElementById("run").textContent = "the run has ended";
   }}

@@ -12,11 +12,13 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from drift_roads import road_reference, road_result
 from sink_results import make_result, nothing_left, wait_until
 
 pytest.importorskip("aiohttp", reason="needs the extra 'preview'")
@@ -25,6 +27,7 @@ pytest.importorskip("prometheus_client", reason="needs the extra 'preview'")
 from prometheus_client.parser import text_string_to_metric_families
 
 from cpsl_deploy import __version__
+from cpsl_deploy.drift.sink import DriftSink
 from cpsl_deploy.errors import InputError, MissingExtraError, OutputError
 from cpsl_deploy.sinks.loopback import parse_address
 from cpsl_deploy.sinks.preview import PreviewSink
@@ -39,9 +42,16 @@ class Run:
         for source in self.sources:
             source.become("connected")
         self.sinks: list[dict[str, object]] = [
-            {"name": "overlay", "state": "failed", "reason": "the disk is full", "written": 7, "lost": 2,
-             "failures": 1, "queue": 3}
-        ]  # fmt: skip
+            {
+                "name": "overlay",
+                "state": "ok",
+                "reason": "",
+                "written": 7,
+                "lost": 2,
+                "failures": 1,
+                "queue": 3,
+            }
+        ]
 
     def health(self) -> dict[str, Any]:
         snapshots = [source.snapshot() for source in self.sources]
@@ -211,6 +221,11 @@ def test_a_client_that_takes_nothing_for_long_is_sent_away(monkeypatch: pytest.M
             wait_until(gone)
 
 
+def status_of(preview: PreviewSink) -> tuple[int, str]:
+    status, text, _ = get(preview, "/health")
+    return status, json.loads(text)["status"]
+
+
 def test_health_says_whether_every_source_is_there() -> None:
     run = Run("front", "rear")
     with preview_of(run) as preview:
@@ -227,9 +242,42 @@ def test_health_says_whether_every_source_is_there() -> None:
         assert (status, json.loads(text)["status"]) == (503, "degraded")
         assert json.loads(text)["sources"][1]["reason"] == "no frame for 5 s"
         run.sources[1].become("resumed")
-        assert get(preview, "/health")[0] == 200
+        assert status_of(preview) == (200, "ok")
+        for source in run.sources:
+            source.become("reconnecting", "connection refused")
+        assert status_of(preview) == (503, "down")
         run.sources.clear()
-        assert get(preview, "/health")[0] == 503
+        assert status_of(preview) == (503, "down")
+
+
+def test_health_says_whether_every_sink_works() -> None:
+    run = Run("cam")
+    run.sinks.append({"name": "areas", "state": "closed", "reason": ""})
+    with preview_of(run) as preview:
+        assert status_of(preview) == (200, "ok")
+        run.sinks[0].update(state="failed", reason="the disk is full")
+        assert status_of(preview) == (503, "degraded")
+        assert json.loads(get(preview, "/health")[1])["sinks"][0]["reason"] == "the disk is full"
+        run.sources[0].become("stalled")
+        assert status_of(preview) == (503, "down")
+        run.sources[0].become("resumed")
+        run.sinks[0].update(state="ok", reason="")
+        assert status_of(preview) == (200, "ok")
+
+
+def metrics_of(preview: PreviewSink) -> dict[tuple[str, ...], float]:
+    """Values by name and sorted label values; each is there once."""
+    status, text, headers = get(preview, "/metrics")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain")
+    samples = [
+        ((sample.name, *sorted(sample.labels.values())), sample.value)
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    ]
+    found = dict(samples)
+    assert len(found) == len(samples), "a metric is there twice"
+    return found
 
 
 def test_metrics_are_what_prometheus_reads() -> None:
@@ -238,17 +286,11 @@ def test_metrics_are_what_prometheus_reads() -> None:
     front.count(received=10, dropped=3, corrupt=1, skipped=2, reconnects=4)
     for age_ms in (10.0, 20.0, 400.0):
         front.deliver(age_ms)
+    run.sinks[0].update(state="failed")
     with preview_of(run) as preview:
         preview.write(make_result(source="front"))
         preview.write(make_result(source="front"))
-        status, text, headers = get(preview, "/metrics")
-        assert status == 200
-        assert headers["Content-Type"].startswith("text/plain")
-        found = {
-            (sample.name, *sorted(sample.labels.values())): sample.value
-            for family in text_string_to_metric_families(text.decode())
-            for sample in family.samples
-        }
+        found = metrics_of(preview)
     for name, value in (("received", 10), ("delivered", 3), ("dropped", 3), ("skipped", 2), ("corrupt", 1)):
         assert found[f"cpsl_frames_{name}_total", "front"] == value
         assert found[f"cpsl_frames_{name}_total", 'a "quoted\\ name'] == 0
@@ -266,6 +308,41 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert found[("cpsl_uptime_seconds",)] >= 0
     if sys.platform == "linux":
         assert found[("process_resident_memory_bytes",)] > 1e6
+
+
+def test_sinks_of_one_kind_are_told_apart() -> None:
+    run = Run("cam")
+    names = ("callback", "overlay", "callback-2", "callback")
+    run.sinks[:] = [{"name": name, "state": "ok", "written": n} for n, name in enumerate(names)]
+    with preview_of(run) as preview:
+        found = metrics_of(preview)
+        named = [sink["name"] for sink in json.loads(get(preview, "/health")[1])["sinks"]]
+    assert named == ["callback", "overlay", "callback-2", "callback-3"]
+    assert [found["cpsl_sink_written_total", name] for name in named] == [0, 1, 2, 3]
+    assert [sink["name"] for sink in run.sinks] == list(names), "the run's own names were changed"
+
+
+def test_metrics_of_drift_are_those_of_its_sink(tmp_path: Path) -> None:
+    run, sink = Run("front", "rear"), DriftSink(road_reference(), keep=tmp_path)
+    with preview_of(run) as preview:
+        assert not [name for name, *_ in metrics_of(preview) if "drift" in name]
+        run.sinks.append({"name": "drift", "state": "ok", **sink.snapshot()})
+        sink.write(road_result(400, source="front", time_s=0.0))
+        run.sinks[-1].update(sink.snapshot())
+        found = metrics_of(preview)
+        assert found["cpsl_drift_alarm", "front"] == 0
+        assert ("cpsl_drift_score", "front") not in found, "there is no score yet"
+        for second in range(1, 30):
+            for source, gain in (("front", 1.0), ("rear", 0.4)):
+                sink.write(road_result(400 + second, source=source, time_s=float(second), gain=gain))
+        run.sinks[-1].update(sink.snapshot())
+        found = metrics_of(preview)
+    sink.close()
+    assert (found["cpsl_drift_alarm", "front"], found["cpsl_drift_alarm", "rear"]) == (0, 1)
+    assert found["cpsl_drift_score", "front"] < 1 < found["cpsl_drift_score", "rear"]
+    assert found["cpsl_drift_score", "rear"] == sink.snapshot()["sources"]["rear"]["score"]  # type: ignore[index]
+    assert (found["cpsl_drift_alarms_total", "front"], found["cpsl_drift_alarms_total", "rear"]) == (0, 1)
+    assert found[("cpsl_drift_kept_frames_total",)] == len(list(tmp_path.iterdir())) > 5
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_trusts_no_name() -> None:
