@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import re
+import signal
 from typing import Any
 
 import click
@@ -14,15 +15,23 @@ from .errors import CpslError, InputError
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what Ctrl-C does, with exit code 143."""
+    """A signal that does what Ctrl-C does."""
+
+    number = signal.SIGTERM
+
+
+class HungUp(Terminated):
+    """The terminal is gone."""
+
+    number = signal.SIGHUP
 
 
 class Command(click.Command):
     """A click command in which the project's own errors end with one line and their exit code.
 
     So do the operating system's, such as a folder that may not be read, with exit code 2. Ctrl-C ends with
-    exit code 130, SIGTERM where a command catches it with 143, and the line that the interrupted work left in
-    ``KeyboardInterrupt.args``. ``CPSL_DEBUG=1`` shows tracebacks.
+    exit code 130, other signals that a command catches with 128 and their number, and with the line that the
+    interrupted work left in ``KeyboardInterrupt.args``. ``CPSL_DEBUG=1`` shows tracebacks.
     """
 
     log_format = "%(levelname)s: %(message)s"
@@ -44,8 +53,10 @@ class Command(click.Command):
             click.secho(f"error: {_in_words(error)}", fg="red", err=True)
             ctx.exit(CpslError.exit_code)
         except KeyboardInterrupt as interrupt:
-            click.echo(f"interrupted. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
-            ctx.exit(143 if isinstance(interrupt, Terminated) else 130)
+            number = interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT
+            by = f" by {number.name}" if number != signal.SIGINT else ""
+            click.echo(f"interrupted{by}. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
+            ctx.exit(128 + number)
 
 
 def _in_words(error: OSError) -> str:

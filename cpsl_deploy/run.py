@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,7 +50,7 @@ class RunOptions:
     drift_reference: Path | None = None
     """Statistics of ``cpsl-drift --calibrate``, for a file that has none."""
     keep: Path | None = None
-    """Folder for frames of a road that the model no longer fits: consent to keep them. Implies ``drift``."""
+    """Folder for frames of a road that the model no longer fits: consent to keep them."""
     opacity: float = 0.5
     """Of the colours in the overlay, 0..1."""
     legend: bool = True
@@ -61,11 +61,13 @@ class RunOptions:
     """Seconds of one file of a live source's overlay and areas."""
 
     def __post_init__(self) -> None:
-        if not (self.needs_folder or self.raw or self.preview or self.show or self.keep):
+        if not (self.needs_folder or self.raw or self.preview or self.show):
             raise InputError(
                 "nothing is asked for: ask for at least one of overlay, labels, areas, raw, preview, show "
                 "and drift"
             )
+        if (self.keep or self.drift_reference) and not self.drift:
+            raise InputError("keep and drift_reference belong to drift: ask for it, too (--drift)")
         if not 0 <= self.opacity <= 1:
             raise InputError(f"an opacity is from 0 to 1; got {self.opacity}")
         if not self.piece_s >= 1:
@@ -95,6 +97,13 @@ class RunSummary:
     """Overlay videos and areas files, where written."""
     health: dict[str, Any]
     """States, counters and ages at the end: `Stream.health`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was to be read was: a camera's losses are no failure, its end is."""
+        sources = self.health["sources"]
+        failed = any(source["state"] == "failed" for source in sources)
+        return not (self.unreadable or failed or any(s["corrupt"] for s in sources if not s["live"]))
 
     @property
     def frames_per_second(self) -> float:
@@ -155,12 +164,14 @@ def run(
         piece_s=piece_s,
     )  # fmt: skip
     options = options or StreamOptions()
-    if (wanted.drift or wanted.keep) and (options.region or options.tiling):
+    if wanted.drift and (options.roi or options.tile):
         raise InputError(
             "drift is measured against what the model saw of whole frames. Leave out the region and the "
             "tiles, or the drift"
         )
     references = as_references(input)
+    if raw is not None and len(references) > 1:
+        raise InputError(f"raw labels are of one source, for nothing tells them apart; got {len(references)}")
     with contextlib.ExitStack() as stack:
         feeds = open_feeds(references, options)
         if overlay and any(feed.is_video for feed in feeds):
@@ -172,7 +183,7 @@ def run(
         folder = _folder(wanted, feeds, references, output, overwrite)
         results = _Results(segmenter, feeds, folder, wanted)
         stream = Stream(feeds, segmenter, options, sinks=[*results.sinks, *sinks])
-        results.health = stream.health
+        results.health, results.quit = stream.health, stream.stop
         return _consume(stream, results, progress, started)
 
 
@@ -194,11 +205,27 @@ def _folder(
     for reference in references:
         if isinstance(reference, str | os.PathLike) and folder.resolve() == Path(reference).resolve():
             raise InputError(f"results go into a folder of their own, not into the input {reference}")
-    if any(feed.live for feed in feeds):
+    if all(feed.live for feed in feeds):
         # Pieces of a recording are named by their time: a service that starts again adds to them. The sinks
         # make the folder once the source is there.
         return folder
     return new_output_folder(folder, overwrite=overwrite)
+
+
+class _Rates(Mapping[str, float | None]):
+    """Frames per second by source, asked when they are needed: a camera's are known when it is connected."""
+
+    def __init__(self, feeds: dict[str, Feed]) -> None:
+        self._feeds = feeds
+
+    def __getitem__(self, name: str) -> float | None:
+        return self._feeds[name].fps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._feeds)
+
+    def __len__(self) -> int:
+        return len(self._feeds)
 
 
 class _Results:
@@ -210,12 +237,14 @@ class _Results:
         self.folder = folder
         self.sinks: list[Sink] = []
         self.health: Callable[[], dict[str, Any]] = dict
+        self.quit: Callable[[], object] = dict
+        """Both the stream's, once there is one."""
         self._storing: list[Any] = []
         self._preview: Any = None
         several = len(feeds) > 1
         if folder is not None:
             self._add_stored(feeds, folder, wanted, several)
-        if wanted.drift or wanted.keep is not None:
+        if wanted.drift:
             from .drift.sink import DriftSink
 
             drift = DriftSink.for_model(
@@ -239,7 +268,7 @@ class _Results:
                 legend=wanted.legend,
                 codec=wanted.codec,
                 piece_s=pieces,
-                fps={feed.name: feed.fps for feed in feeds},
+                fps=_Rates({feed.name: feed for feed in feeds}),
                 several_sources=several,
             )
             self._storing.append(overlay)
@@ -253,7 +282,7 @@ class _Results:
         if wanted.labels:
             from .sinks.label_png import LabelSink
 
-            self.sinks.append(LabelSink(folder, several_sources=several))
+            self.sinks.append(LabelSink(folder, several_sources=several, piece_s=pieces))
 
     def _add_seen(self, wanted: RunOptions) -> None:
         from .sinks.window import WindowSink, window_available
@@ -261,7 +290,9 @@ class _Results:
         address = wanted.preview
         if wanted.show:
             if window_available():
-                self.sinks.append(WindowSink(opacity=wanted.opacity, legend=wanted.legend))
+                self.sinks.append(
+                    WindowSink(opacity=wanted.opacity, legend=wanted.legend, on_quit=lambda: self.quit())
+                )
             else:
                 address = address or PREVIEW_ADDRESS
         if address is not None:
@@ -305,7 +336,7 @@ def _consume(
                 raise DataError(problems[0] if len(problems) == 1 else _none_readable(problems))
     except KeyboardInterrupt as interrupt:
         of = f" of {count}" if count is not None else ""
-        where = "" if results.folder is None else f" and can be used: {results.folder}"
+        where = "" if results.folder is None or not done else f" and can be used: {results.folder}"
         raise type(interrupt)(f"{done}{of} frames are finished{where}") from None
     return RunSummary(
         output=results.folder,

@@ -15,8 +15,13 @@ from typing import Any
 import click
 
 from .backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
-from .command_line import Command, Terminated, parse_size
+from .command_line import Command, HungUp, Terminated, parse_size
 
+_INTERRUPTS: dict[int, type[KeyboardInterrupt]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Terminated,
+    signal.SIGHUP: HungUp,
+}
 _STATUS_EVERY_S = 60.0
 _log = logging.getLogger("cpsl_deploy.streams")
 
@@ -27,7 +32,7 @@ class RunCommand(Command):
     log_format = "%(asctime)s %(levelname)s: %(message)s"
 
 
-@click.command(cls=RunCommand)
+@click.command(cls=RunCommand, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("input", type=str, nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder. Default: INPUT-segmented.")
@@ -40,8 +45,10 @@ class RunCommand(Command):
 )
 @click.option("--show", is_flag=True, help="A window, or a preview where OpenCV has none.")
 @click.option("--drift", is_flag=True, help="Watch whether the model still fits the road: drift.jsonl.")
-@click.option("--drift-reference", type=click.Path(path_type=Path), help="Of cpsl-drift --calibrate.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep frames it does not fit in this folder.")
+@click.option(
+    "--drift-reference", type=click.Path(path_type=Path), help="With --drift: of cpsl-drift --calibrate."
+)
+@click.option("--keep", type=click.Path(path_type=Path), help="With --drift: frames it does not fit.")
 @click.option("--opacity", type=float, default=0.5, show_default=True, help="Of the colours, 0 to 1.")
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Names of the classes present.")
 @click.option("--codec", help="Of the overlay video. Default: h264.")
@@ -53,8 +60,8 @@ class RunCommand(Command):
 )
 @click.option("--every", type=int, default=1, show_default=True, help="Segment every n-th frame.")
 @click.option("--roi", metavar="X,Y,W,H", help="Part of the frame, in pixels or in parts of it (0 to 1).")
-@click.option("--tile", metavar="OVERLAP", help="Large frames in tiles; for example 0.25.")
-@click.option("--smooth", metavar="KIND:VALUE", help="logits:0.5 or majority:5; see the README.")
+@click.option("--tile", metavar="OVERLAP", help="Large frames in tiles; a part (0.25) or pixels (64).")
+@click.option("--smooth", metavar="KIND:VALUE", help="logits:0.6 or majority:5; docs/streams.md.")
 @click.option("--batch", type=int, help="Most frames in one inference. Default: measured.")
 @click.option("--max-frames", type=int, help="End after so many frames.")
 @click.option("--max-seconds", type=float, help="End after so many seconds.")
@@ -63,10 +70,10 @@ class RunCommand(Command):
 @click.option("--camera-fps", type=float, help="Asked of a camera.")
 @click.option("--stdin-format", default="mjpeg", show_default=True, help="mjpeg, bgr24, rgb24, gray8, ...")
 @click.option("--stdin-size", metavar="HxW", help="Of raw frames on standard input.")
-@click.option("--stdin-fps", type=float, help="Of standard input.")
-@click.option("--stall-after", type=float, help="Seconds without a frame before a source counts as stalled.")
-@click.option("--give-up-after", type=float, help="Seconds without a connection before the end; 0: never.")
-@click.option("--max-pixels", type=int, help="Larger frames are refused.")
+@click.option("--stdin-fps", type=float, help="Of standard input. Default: as they come.")
+@click.option("--stall-after", type=float, help="Seconds without a frame: stalled. Default: 5.")
+@click.option("--give-up-after", type=float, help="Seconds; 0: never. Default: 3600.")
+@click.option("--max-pixels", type=int, help="Larger frames are refused. Default: 2^27; live 8K.")
 @click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
@@ -92,17 +99,19 @@ def main(ctx: click.Context, model: Path, input: tuple[str, ...], raw: bool, **v
     image, a folder of images, a glob in quotes, a video file, a camera (0, /dev/video0), a stream
     (rtsp://, http://), a GStreamer pipeline, or - for frames on standard input.
 
+    Without --policy, files give every frame, cameras and streams the newest. docs/streams.md has the rest.
+
     Exit code 2 if anything could not be read, the end of a cut-off video too; the rest is done all the same.
-    Ctrl-C and SIGTERM finish the files first: exit codes 130 and 143.
+    Ctrl-C, SIGTERM and SIGHUP finish the files first: exit codes 130, 143 and 129.
     """
     from .run import run
     from .sources.reference import classify
 
     options = _stream_options(values)
-    if any(classify(reference).live for reference in input):
-        _log.setLevel(logging.INFO)  # each change of state is worth a line then
+    if raw or any(classify(reference).live for reference in input):
+        logging.getLogger("cpsl_deploy").setLevel(logging.INFO)  # each change of state is worth a line then
     text = sys.stderr if raw else sys.stdout
-    with _terminate_as_interrupt(), _Shown() as shown:
+    with _terminate_as_interrupt(), _Shown(asked_for_preview=values["preview"] is not None) as shown:
         summary = run(
             model,
             input,
@@ -129,7 +138,7 @@ def main(ctx: click.Context, model: Path, input: tuple[str, ...], raw: bool, **v
     lost = [sink for sink in summary.health["sinks"] if sink["lost"]]
     for sink in lost:
         click.secho(f"{sink['name']}: {sink['lost']} results lost: {sink['reason']}", fg="red", err=True)
-    if summary.unreadable or lost:
+    if lost or not summary.complete:
         ctx.exit(2)
 
 
@@ -152,9 +161,9 @@ def _stream_options(values: dict[str, Any]) -> Any:
     return StreamOptions(
         policy=take("policy"),
         every=take("every"),
-        region=take("roi"),
-        tiling=take("tile"),
-        smoothing=take("smooth"),
+        roi=take("roi"),
+        tile=take("tile"),
+        smooth=take("smooth"),
         batch=take("batch"),
         max_frames=take("max_frames"),
         max_seconds=take("max_seconds"),
@@ -190,25 +199,29 @@ def _losses(source: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: files are finished."""
+    """SIGTERM and SIGHUP end the block as Ctrl-C does: files are finished, and no second signal ends that."""
 
-    def terminate(*_: object) -> None:
-        raise Terminated
+    def end(number: int, _: object) -> None:
+        for each in _INTERRUPTS:
+            signal.signal(each, signal.SIG_IGN)
+        raise _INTERRUPTS[number](signal.Signals(number).name)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = signal.signal(signal.SIGTERM, terminate)
+    earlier = {number: signal.signal(number, end) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 class _Shown:
     """What is to be seen of a run: a progress bar for what ends, one line a minute for what does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, asked_for_preview: bool) -> None:
+        self._asked_for_preview = asked_for_preview
         self._bar: Any = None
         self._task: Any = None
         self._stream: Any = None
@@ -218,7 +231,12 @@ class _Shown:
     def started(self, stream: Any, folder: Path | None, preview: str | None) -> None:
         self._stream = stream
         if preview is not None:
-            click.echo(f"preview: {preview}", err=True)
+            why = (
+                ""
+                if self._asked_for_preview
+                else " (there is no window: OpenCV has none, or there is no screen)"
+            )
+            click.echo(f"preview: {preview}{why}", err=True)
         if stream.ends:
             self._begin_bar()
             return

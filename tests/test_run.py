@@ -215,6 +215,21 @@ def test_photos_of_telephones_are_not_too_large(tmp_path: Path, tiny_model: Path
     assert result.exit_code == 2 and "max_pixels" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--keep", "drift"), "--drift"),
+        (("--batch", "3"), "takes 1 frames at a time"),
+        (("--raw", "--no-overlay", "--no-areas"), "one source"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    tmp_path: Path, tiny_model: Path, photos: Path, options: tuple[str, ...], words: str
+) -> None:
+    result = invoke(tiny_model, photos, photos, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 2 and words in result.stderr
+
+
 def test_command_errors_are_one_line(tmp_path: Path, photos: Path) -> None:
     result = invoke(tmp_path / "no.onnx", photos, "-o", tmp_path / "out")
     assert result.exit_code == 2

@@ -76,7 +76,9 @@ def frames_of(path: Path) -> list[float]:
         return [float(frame.time or 0) for frame in file.decode(video=0)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_finishes_the_files(
     tmp_path: Path, tiny_model: Path, camera: CameraServer, number: int, code: int
 ) -> None:
@@ -87,11 +89,13 @@ def test_a_signal_finishes_the_files(
     (areas,) = run.out.glob("areas-*.jsonl")
     written = [json.loads(line) for line in areas.read_text().splitlines()]
     stamps = frames_of(video)
-    assert len(written) == len(stamps) == len(list((run.out / "labels").iterdir())) >= 10
+    assert len(written) == len(stamps) == len(list(run.out.glob("labels-*/*.png"))) >= 10
     assert stamps == sorted(set(stamps))
     assert not list(run.out.glob(".*")), "nothing unfinished is left"
     assert re.search(r"\d\d:\d\d:\d\d,\d+ INFO: .*connected", run.told)
     assert "Traceback" not in run.told and "frames are finished and can be used: out" in run.told
+    by = signal.Signals(number).name
+    assert re.search(rf"INFO: the stream ends: .*{by}", run.told)
 
 
 def test_sigkill_leaves_no_broken_file_and_no_process(
@@ -106,7 +110,7 @@ def test_sigkill_leaves_no_broken_file_and_no_process(
     assert not [
         path for path in run.out.iterdir() if path.suffix in (".mp4", ".jsonl") and path.name[0] != "."
     ]
-    for path in (run.out / "labels").glob("[!.]*"):
+    for path in run.out.glob("labels-*/[!.]*"):
         assert cv2.imread(str(path)) is not None
     with Run(tmp_path, tiny_model, camera.url, "-o", "out", "--max-frames", 5) as again:
         assert again.process.wait(30) == 0, again.told
@@ -154,6 +158,16 @@ def test_raw_frames_in_and_raw_labels_out(tmp_path: Path, tiny_model: Path) -> N
     expected = b"".join(tiny_onnx.nearest_colour(s[..., ::-1]).tobytes() for s in streets)
     assert labels == expected
     assert "5 frames" in run.told and not run.out.exists()
+
+
+def test_half_a_frame_on_standard_input_is_not_complete(tmp_path: Path, tiny_model: Path) -> None:
+    street = tiny_onnx.street()[..., ::-1].tobytes()
+    arguments = ("-", "-o", "out", "--stdin-format", "bgr24", "--stdin-size", "96x160")
+    with Run(tmp_path, tiny_model, *arguments, stdin=subprocess.PIPE) as run:
+        run.process.communicate(street + street[:1000], timeout=60)
+        assert run.process.returncode == 2, run.told
+    with Run(tmp_path, tiny_model, "-", "-o", "out2", stdin=subprocess.DEVNULL) as run:
+        assert run.process.wait(60) == 2, run.told
 
 
 def test_a_reader_of_raw_labels_that_leaves_ends_the_run_quietly(

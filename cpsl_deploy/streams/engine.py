@@ -9,7 +9,7 @@ newest there is and never grows old in a queue.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import queue
 import threading
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..errors import DataError, InputError
+from ..errors import CpslError, DataError, InputError
 from ..segmenter import FrameBuffers
 from ..sources.base import Feed, Frame
 from .inbox import Inbox
@@ -31,12 +31,16 @@ _DEPTH = 2
 """Results that may wait for the caller, where no source is live."""
 
 
+_WAITING = 4
+"""Frames of a lossless source that may wait for the model, more where a batch has more."""
 _MOST_PROBLEMS = 1000
 
 
 class _Job(NamedTuple):
     frame: Frame
     shown: Shown
+    buffers: FrameBuffers
+    """That ``shown`` lies in."""
 
 
 class _Room:
@@ -82,13 +86,18 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self._next = 0
         self._batch = 1
-        self._buffers: Iterator[FrameBuffers] = iter(())
+        self._buffers: list[FrameBuffers] = []
+        """Those that no frame on its way to the model is in: one is taken for each, and comes back after."""
+        self._opening = False
         self._started_s: float | None = None
         self._error: BaseException | None = None
+        self.ended_by = ""
+        """Why it ended, once it has."""
 
     def _inbox(self, feed: Feed) -> Inbox:
         return Inbox(
             self._options.policy or ("latest" if feed.live else "lossless"),
+            depth=max(_WAITING, self._options.batch or 0, self._view.segmenter.backend.batch or 0),
             every=self._options.every,
             changed=self._changed,
             on_drop=lambda: feed.status.count(dropped=1),
@@ -97,8 +106,16 @@ class Engine:
 
     def open(self) -> None:
         """Make the first connections. Raises what `Feed.open` raises; `close` is called all the same."""
+        self._opening = True
         for feed in self.feeds.values():
-            feed.open()
+            if self._stop.is_set():
+                break
+            try:
+                feed.open()
+            except CpslError:
+                if not self._stop.is_set():  # else it ended because it was closed
+                    raise
+        self._opening = False
         # What an address turns out to be, a camera or a file, decides.
         self._inboxes = [self._inbox(feed) for feed in self.feeds.values()]
         self.lossless = all(inbox.policy == "lossless" for inbox in self._inboxes)
@@ -106,11 +123,12 @@ class Engine:
 
     def start(self) -> None:
         """Warm the model up, and begin."""
+        if self._stop.is_set():
+            self._done.put(None)
+            return
         self._batch = self._view.batch(
             self._options.batch, sources=len(self.feeds), warm_up=not self.lossless
         )
-        # For every frame of a batch: one in preparation, one waiting, one with the model.
-        self._buffers = itertools.cycle([FrameBuffers() for _ in range(3 * self._batch)])
         self._started_s = time.monotonic()
         for feed, inbox in zip(self.feeds.values(), self._inboxes, strict=True):
             feed.start(inbox)
@@ -137,34 +155,42 @@ class Engine:
             yield result
             delivered += 1
             if delivered == self._options.max_frames:
-                return self.stop()
+                return self.stop(f"{delivered} frames, as many as were asked for (max_frames)")
         self._raise_error()
+        self.ended_by = self.ended_by or "every source has ended"
 
     def _next_done(self) -> tuple[Frame, Answer] | None:
         limit = self._options.max_seconds
         if limit is None or self._started_s is None:
             return self._done.get()
-        try:
-            return self._done.get(timeout=max(0.0, self._started_s + limit - time.monotonic()))
-        except queue.Empty:
-            self.stop()
-            return None
+        # Asked first: where results wait already, there would always be one more.
+        left_s = self._started_s + limit - time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            if left_s > 0:
+                return self._done.get(timeout=left_s)
+        self.stop(f"{limit:g} s are over (max_seconds)")
+        return None
 
     def _raise_error(self) -> None:
-        for error in (self._error, *(inbox.error for inbox in self._inboxes)):
+        of_sources = [] if self._stop.is_set() else [inbox.error for inbox in self._inboxes]
+        for error in (self._error, *of_sources):
             if error is not None:
                 raise error
 
-    def stop(self) -> None:
+    def stop(self, why: str = "stop() was called") -> None:
         """Take no more frames; `results` ends with what is done. May be called from any thread."""
+        self.ended_by = self.ended_by or why
         self._stop.set()
         self._room.close()
         for inbox in self._inboxes:
             inbox.close()
+        if self._opening:  # a camera that does not answer is not waited for
+            for feed in self.feeds.values():
+                feed.close()
 
     def close(self) -> None:
         """Stop, and end all threads and feeds. Closing twice is fine."""
-        self.stop()
+        self.stop("closed")
         for feed in self.feeds.values():
             feed.close()
         for thread in self._threads:
@@ -177,7 +203,7 @@ class Engine:
                 work()
             except BaseException as error:
                 self._error = self._error or error
-                self.stop()
+                self.stop(f"{type(error).__name__}: {error}")
             finally:
                 at_end()
 
@@ -204,7 +230,9 @@ class Engine:
         """Infer, those of one size together, and hand on as there is room, for the first perhaps taken."""
         for size in dict.fromkeys(job.shown.size for job in jobs):
             same = [job for job in jobs if job.shown.size == size]
-            for job, answer in zip(same, self._view.infer([job.shown for job in same]), strict=True):
+            answers = self._view.infer([job.shown for job in same])
+            self._buffers += [job.buffers for job in same]
+            for job, answer in zip(same, answers, strict=True):
                 if not has_room and not self._room.take():
                     return
                 has_room = False
@@ -237,9 +265,11 @@ class Engine:
 
     def _prepared(self, frame: Frame) -> _Job | None:
         assert frame.image is not None
+        buffers = self._buffers.pop() if self._buffers else FrameBuffers()
         try:
-            return _Job(frame, self._view.prepare(frame.image, next(self._buffers)))
+            return _Job(frame, self._view.prepare(frame.image, buffers), buffers)
         except InputError as error:
+            self._buffers.append(buffers)
             self._skip(frame, error)
             return None
 
@@ -261,7 +291,7 @@ class Engine:
 
     def _pick(self) -> list[Frame] | None:
         """Wait for frames and take up to a batch, every source in its turn; None at the end."""
-        while True:
+        while not self._stop.is_set():
             with self._changed:
                 self._changed.wait_for(self._is_something_to_do)
             frames: list[Frame] = []
@@ -274,8 +304,9 @@ class Engine:
                     frames.append(frame)
             if frames:
                 return frames
-            if self._stop.is_set() or all(inbox.exhausted for inbox in self._inboxes):
+            if all(inbox.exhausted for inbox in self._inboxes):
                 return None
+        return None
 
     def _is_something_to_do(self) -> bool:
         return any(inbox.ready for inbox in self._inboxes) or all(inbox.exhausted for inbox in self._inboxes)

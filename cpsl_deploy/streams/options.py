@@ -24,11 +24,11 @@ class StreamOptions:
     and network streams, ``lossless`` for the rest."""
     every: int = 1
     """Of so many frames one is segmented, beginning with the first."""
-    region: Region | str | None = None
+    roi: Region | str | None = None
     """The part of the frame that is segmented: ``X,Y,WIDTH,HEIGHT`` in pixels, or in parts of the frame."""
-    tiling: Tiling | str | None = None
+    tile: Tiling | str | float | None = None
     """Frames larger than the model sees are segmented in tiles that overlap by this part of a tile."""
-    smoothing: Smoothing | str | None = None
+    smooth: Smoothing | str | None = None
     """``logits:ALPHA`` or ``majority:N``."""
     batch: int | None = None
     """Most frames in one inference, of files with a free batch. None: one, or with several sources as many
@@ -45,8 +45,10 @@ class StreamOptions:
     """What only some kinds of live source need."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("region", Region), ("tiling", Tiling), ("smoothing", Smoothing)):
+        for name, kind in (("roi", Region), ("tile", Tiling), ("smooth", Smoothing)):
             value = getattr(self, name)
+            if kind is Tiling and isinstance(value, (int, float)):
+                value = str(value)
             if isinstance(value, str):
                 object.__setattr__(self, name, kind.parse(value))  # type: ignore[attr-defined]
             elif value is not None and not isinstance(value, kind):

@@ -41,6 +41,11 @@ class StreamResult:
         return self.frame.source
 
     @property
+    def name(self) -> str:
+        """Of the frame: unique in its source and usable as a file name."""
+        return self.frame.name
+
+    @property
     def index(self) -> int:
         """Place of the frame in its source, from 0, dropped ones counted: a gap is what was left out."""
         return self.frame.index

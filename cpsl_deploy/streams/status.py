@@ -67,6 +67,7 @@ class SourceStatus:
         self._lock = threading.Lock()
         self._since_s = time.monotonic()
         self._last_frame_s: float | None = None
+        self._last_delivered_s: float | None = None
         self._ages = np.zeros(len(_AGE_EDGES_MS) + 1, np.int64)
         self._oldest_ms = 0.0
 
@@ -95,6 +96,7 @@ class SourceStatus:
     def deliver(self, age_ms: float) -> None:
         """Count a delivered frame of this age."""
         with self._lock:
+            self._last_delivered_s = time.monotonic()
             self.counters.delivered += 1
             self._ages[np.searchsorted(_AGE_EDGES_MS, age_ms)] += 1
             self._oldest_ms = max(self._oldest_ms, age_ms)
@@ -118,10 +120,12 @@ class SourceStatus:
                 "state": self.state,
                 "reason": self.reason,
                 "state_for_s": round(now - self._since_s, 3),
-                "last_frame_s_ago": None
-                if self._last_frame_s is None
-                else round(now - self._last_frame_s, 3),
-                "size": None if self.size is None else list(self.size),
+                "last_frame_s_ago": _ago(now, self._last_frame_s),
+                "last_delivered_s_ago": _ago(now, self._last_delivered_s),
                 **vars(self.counters),
                 "age_ms": {**ages, "max": self._oldest_ms if self.counters.delivered else None},
             }
+
+
+def _ago(now_s: float, moment_s: float | None) -> float | None:
+    return None if moment_s is None else round(now_s - moment_s, 3)

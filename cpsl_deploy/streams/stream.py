@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from types import TracebackType
@@ -21,6 +23,8 @@ from .engine import Engine
 from .options import StreamOptions
 from .result import StreamResult
 from .view import View
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 30.0
 """That the sinks of a live or interrupted stream have to finish their files."""
@@ -49,15 +53,21 @@ class Stream:
     ) -> None:
         options = options or StreamOptions()
         still = [feed.name for feed in feeds if not feed.is_video]
-        if options.smoothing is not None and still:
+        if options.smooth is not None and still:
             raise InputError(
                 f"smoothing is over time, and {still[0]} is images. Leave it out, or give a video"
             )
+        takes = segmenter.backend.batch
+        if options.batch is not None and takes not in (None, options.batch):
+            raise InputError(
+                f"{segmenter.origin} takes {takes} frames at a time, and batch is {options.batch}. Leave "
+                "it out, or export the model with a free batch: cpsl-export RUN --batch free"
+            )
         view = View(
             segmenter,
-            region=options.region,  # type: ignore[arg-type]
-            tiling=options.tiling,  # type: ignore[arg-type]
-            smoothing=options.smoothing,  # type: ignore[arg-type]
+            region=options.roi,  # type: ignore[arg-type]
+            tiling=options.tile,  # type: ignore[arg-type]
+            smoothing=options.smooth,  # type: ignore[arg-type]
             limits=options.limits,
         )
         self._engine = Engine(feeds, view, options)
@@ -65,7 +75,7 @@ class Stream:
         self._sinks = list(sinks)
         self._workers: list[SinkWorker] = []
         self._created_s = time.monotonic()
-        self._started = self._entered = self._closed = False
+        self._started = self._entered = self._iterated = self._closed = False
         self._inference_ms = 0.0
         self._lock = threading.Lock()
 
@@ -123,6 +133,9 @@ class Stream:
         error: BaseException | None = None
         if self._closed:
             return
+        if self._iterated:
+            raise InputError("a stream is iterated once; open another one for more results")
+        self._iterated = True
         try:
             self.start()
             for result in self._engine.results():
@@ -153,6 +166,8 @@ class Stream:
             if self._closed:
                 return
             self._closed = True
+        if self._started:
+            log.info("the stream ends: %s", self._why(error))
         # Half of a file's results could be taken for all of them; what a camera saw until now stays true.
         finish = not (_is_failure(error) and self.lossless)
         # Whoever waits for the end of a service does not wait for a pipe that nobody reads.
@@ -164,15 +179,31 @@ class Stream:
                 stack.callback(worker.close, finish=finish, timeout_s=timeout_s)
             self._engine.close()
 
+    def _why(self, error: BaseException | None) -> str:
+        if error is None or isinstance(error, GeneratorExit):
+            return self._engine.ended_by or "its results are not asked for any more"
+        if isinstance(error, KeyboardInterrupt):
+            return f"interrupted ({error})" if str(error) else "interrupted"
+        return str(error) or type(error).__name__
+
     def health(self) -> dict[str, Any]:
         """States, counters and ages of sources and sinks, ready for JSON. May be called from any thread."""
         return {
             "model": self._segmenter.origin,
             "uptime_s": round(time.monotonic() - self._created_s, 3),
             "inference_ms": round(self._inference_ms, 3),
-            "sources": [feed.status.snapshot() for feed in self._engine.feeds.values()],
+            "sources": [
+                {**feed.status.snapshot(), "live": feed.live} for feed in self._engine.feeds.values()
+            ],
             "sinks": [{**worker.snapshot(), **worker.sink.snapshot()} for worker in self._workers],
         }
+
+    def __del__(self) -> None:
+        if getattr(self, "_started", False) and not self._closed:
+            warnings.warn(
+                "a stream was started and never closed: use it in a with block", ResourceWarning, stacklevel=2
+            )
+            self.close()
 
     def __enter__(self) -> Stream:
         self._entered = True

@@ -10,8 +10,10 @@ import pytest
 from live_feeds import SIZE, CountingFeed, StandInBackend, stand_in, threads_now, values
 
 from cpsl_deploy.errors import DataError, InputError
+from cpsl_deploy.segmenter import Segmenter
 from cpsl_deploy.streams.engine import Engine
 from cpsl_deploy.streams.options import StreamOptions
+from cpsl_deploy.streams.status import SourceStatus
 from cpsl_deploy.streams.view import View
 
 
@@ -160,6 +162,96 @@ def test_a_frame_that_cannot_be_looked_at_is_counted_and_skipped() -> None:
     assert values(list(engine.results())) == [1, 2, 4, 5, 7, 8]
     engine.close()
     assert feed.status.counters.corrupt == 3
+
+
+def test_a_skipped_frame_does_not_take_the_buffer_of_another() -> None:
+    """Frames are resized into buffers; those queued and those with the model keep theirs."""
+
+    class SlowAndExact(StandInBackend):
+        def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+            time.sleep(0.004)  # the next ones are prepared meanwhile
+            return super().infer_impl(frames)
+
+    segmenter = Segmenter(SlowAndExact(batch=4), "slow")
+    engine = Engine([CountingFeed(count=120, size=(48, 80))], Picky(segmenter), StreamOptions())
+    engine.open()
+    engine.start()
+    results = list(engine.results())
+    engine.close()
+    assert values(results) == [value for value in range(120) if value % 3]
+    for result in results:
+        assert (result.labels == result.image[..., 0] % 4).all()
+
+
+def test_a_slow_caller_gets_frames_no_older_than_it_is_slow() -> None:
+    caller_s = 0.06
+    feed = CountingFeed(count=10**6, period_s=0.005, live=True)
+    engine = Engine([feed], View(stand_in(0.02)), StreamOptions(max_frames=15))
+    engine.open()
+    engine.start()
+    ages = []
+    for result in engine.results():
+        ages.append(result.age_ms)
+        time.sleep(caller_s)
+    engine.close()
+    assert max(ages) < 1e3 * 2.5 * caller_s, "one result waits, and not a queue of them"
+
+
+def test_time_is_up_even_if_results_wait() -> None:
+    engine = Engine([CountingFeed(count=10**6)], View(stand_in()), StreamOptions(max_seconds=0.3))
+    engine.open()
+    engine.start()
+    started = time.monotonic()
+    for _ in engine.results():
+        time.sleep(0.02)
+    engine.close()
+    assert time.monotonic() - started < 3
+    assert "max_seconds" in engine.ended_by
+
+
+def test_stop_before_the_start_is_not_forgotten() -> None:
+    before = threads_now()
+    engine = Engine([CountingFeed(count=10**6)], View(stand_in()), StreamOptions())
+    engine.stop()
+    engine.open()
+    engine.start()
+    assert list(engine.results()) == []
+    engine.close()
+    assert threads_now() == before
+
+
+class SlowToOpen(CountingFeed):
+    """As a camera that does not answer, until it is closed."""
+
+    closed = threading.Event()
+
+    def open(self) -> None:
+        self.closed.wait(20)
+        raise DataError("it did not answer")
+
+    def close(self) -> None:
+        self.closed.set()
+        super().close()
+
+
+def test_stop_while_a_camera_does_not_answer_ends_the_waiting() -> None:
+    engine = Engine([SlowToOpen()], View(stand_in()), StreamOptions())
+    threading.Timer(0.2, engine.stop).start()
+    started = time.monotonic()
+    engine.open()
+    engine.start()
+    assert list(engine.results()) == []
+    engine.close()
+    assert time.monotonic() - started < 10
+
+
+def test_percentiles_of_ages_are_told_apart() -> None:
+    status = SourceStatus("camera")
+    for age_ms in range(1, 1001):
+        status.deliver(float(age_ms))
+    for percent, expected in ((50, 500), (90, 900), (99, 990), (100, 1000)):
+        found = status.age_percentile_ms(percent)
+        assert found is not None and expected <= found < 1.07 * expected
 
 
 def test_leaving_early_leaves_no_thread_behind() -> None:

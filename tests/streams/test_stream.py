@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from live_feeds import CountingFeed, stand_in, threads_now, values
 
 import cpsl_deploy
-from cpsl_deploy import DataError, InputError, OutputError, UnavailableError
+from cpsl_deploy import DataError, InputError, OutputError, StreamResult, UnavailableError
 from cpsl_deploy.sinks.base import Sink
 from cpsl_deploy.sinks.callback import CallbackSink
 from cpsl_deploy.streams.options import StreamOptions
@@ -108,7 +110,7 @@ def test_two_sources_of_one_name_are_told_apart(tiny_model: Path, photos: Path) 
 
 
 def test_a_region_is_segmented_alone(tiny_model: Path, photos: Path) -> None:
-    (result,) = cpsl_deploy.stream(photos / "0.png", tiny_model, threads=1, region="40,16,80,64")
+    (result,) = cpsl_deploy.stream(photos / "0.png", tiny_model, threads=1, roi="40,16,80,64")
     outside = np.ones(result.labels.shape, bool)
     outside[16:80, 40:120] = False
     assert (result.labels[outside] == cpsl_deploy.IGNORE).all()
@@ -118,7 +120,7 @@ def test_a_region_is_segmented_alone(tiny_model: Path, photos: Path) -> None:
 
 def test_a_region_that_does_not_fit_a_frame_is_counted(tiny_model: Path, photos: Path) -> None:
     cv2.imwrite(str(photos / "0.png"), np.zeros((40, 40, 3), np.uint8))
-    with cpsl_deploy.stream(photos, tiny_model, threads=1, region="40,16,80,64") as results:
+    with cpsl_deploy.stream(photos, tiny_model, threads=1, roi="40,16,80,64") as results:
         assert [r.frame.name for r in results] == ["1", "2", "3"]
         assert results.unreadable == 1 and "region" in results.problems[0]
 
@@ -138,17 +140,17 @@ def test_majority_smoothing_takes_a_flicker_out() -> None:
         return [int(np.bincount(r.labels.ravel()).argmax()) for r in stream]
 
     assert labels() == [1, 0, 0] * 4
-    assert labels(smoothing="majority:3")[2:] == [0] * 10
+    assert labels(smooth="majority:3")[2:] == [0] * 10
 
 
 def test_photos_are_not_smoothed_over_time(tiny_model: Path, photos: Path) -> None:
     with pytest.raises(InputError, match="photos is images"):
-        cpsl_deploy.stream(photos, tiny_model, smoothing="majority:3")
+        cpsl_deploy.stream(photos, tiny_model, smooth="majority:3")
 
 
 def test_tiles_need_logits(tiny_model: Path, photos: Path) -> None:
     with pytest.raises(UnavailableError, match="--outputs logits"):
-        cpsl_deploy.stream(photos, tiny_model, threads=1, tiling="0.25")
+        cpsl_deploy.stream(photos, tiny_model, threads=1, tile="0.25")
 
 
 def test_sinks_get_every_result_in_order() -> None:
@@ -167,6 +169,34 @@ def test_an_exception_of_a_callback_ends_the_stream() -> None:
     stream = Stream([CountingFeed(count=1000)], stand_in(), sinks=[CallbackSink(function)])
     with pytest.raises(ZeroDivisionError, match="mine"):
         list(stream)
+
+
+def test_a_slow_sink_of_a_live_stream_gets_no_old_frames() -> None:
+    sink_s, ages = 0.05, []
+
+    def slow(result: StreamResult) -> None:
+        ages.append(time.monotonic() - result.frame.captured_s)
+        time.sleep(sink_s)
+
+    feed = CountingFeed(count=10**6, live=True, period_s=0.005)
+    with Stream([feed], stand_in(0.01), StreamOptions(max_frames=20), sinks=[CallbackSink(slow)]) as stream:
+        list(stream)
+    assert max(ages) < 6 * sink_s, "one result waits before the sink, one before the caller"
+
+
+def test_a_stream_is_iterated_once() -> None:
+    with Stream([CountingFeed(count=3)], stand_in()) as stream:
+        assert len(list(stream)) == 3
+        with pytest.raises(InputError, match="once"):
+            list(stream)
+
+
+def test_a_stream_that_was_forgotten_ends_itself_and_says_so() -> None:
+    stream = Stream([CountingFeed(count=10**6, live=True, period_s=0.01)], stand_in())
+    stream.start()
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del stream
+        gc.collect()
 
 
 class FullDisk(Sink):
@@ -208,9 +238,9 @@ def test_a_bad_configuration_starts_nothing(tiny_model: Path, photos: Path) -> N
     for options, words in (
         ({"polizy": "latest"}, "polizy"),
         ({"policy": "newest"}, "lossless or latest"),
-        ({"region": "1,2,3"}, "region"),
-        ({"smoothing": "median:3"}, "majority"),
-        ({"region": 3}, "Region"),
+        ({"roi": "1,2,3"}, "region"),
+        ({"smooth": "median:3"}, "majority"),
+        ({"roi": 3}, "Region"),
     ):
         with pytest.raises(InputError, match=words):
             cpsl_deploy.stream(photos, tiny_model, **options)
@@ -241,8 +271,8 @@ def test_importing_it_brings_neither_torch_nor_the_web() -> None:
 
 
 def test_options_are_told_apart_from_texts() -> None:
-    options = StreamOptions(region="0.1,0.2,0.5,0.5", smoothing="majority:5", tiling="0.25")
-    assert [type(v).__name__ for v in (options.region, options.smoothing, options.tiling)] == [
+    options = StreamOptions(roi="0.1,0.2,0.5,0.5", smooth="majority:5", tile="0.25")
+    assert [type(v).__name__ for v in (options.roi, options.smooth, options.tile)] == [
         "Region",
         "MajoritySmoothing",
         "Tiling",
