@@ -42,6 +42,11 @@ class RecipeError(InputError):
 class OutputError(InputError):
     """An output place cannot be used: not empty, not writable, disk full."""
 
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        """What happened, without the remedy: a service that tries again is not to be started again."""
+
 
 class UnavailableError(CpslError):
     """Something asked for is not there: a package, a GPU, a codec. Never replaced in silence."""

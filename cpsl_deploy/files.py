@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ from .errors import OutputError
 
 _FULL = 1 << 20
 """Free bytes below which a write that failed for no stated reason is taken to have filled the disk."""
+_NUMBERS = itertools.count(1)
+"""Of temporary names: two threads may be making a file of the same name."""
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], *, put: Callable[[Path, Path], object] = os.replace
+) -> Iterator[Path]:
     """Give a temporary path beside ``path``; put it in place when the block ends without an error.
+
+    ``put``, called with the temporary path and ``path``, puts it there; `put_unused` replaces nothing.
 
     The temporary name keeps the suffix, so that writers that look at it (OpenCV, ONNX) work. On an error
     nothing is left behind and an earlier file at ``path`` stays as it was. Raises OutputError if the
@@ -33,12 +40,44 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
-        os.replace(temporary, path)
+        put(temporary, path)
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):  # the error above is the one to tell
             temporary.unlink()
+
+
+def put_unused(new: Path, path: Path, *, mark: str = "-") -> Path:
+    """Rename the file ``new`` to ``path``, or if that is there NAME-2, NAME-3, ...; say to which.
+
+    Several processes and threads may do so at once: no file is ever replaced. Raises OSError.
+    """
+    candidate, number = path, 1
+    while not _put_new(new, candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}{mark}{number}{path.suffix}")
+    return candidate
+
+
+def _put_new(new: Path, path: Path) -> bool:
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: nobody else makes what is there, if only as a place
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            return False
+        try:
+            os.replace(new, path)
+        except BaseException:
+            path.unlink()
+            raise
+    else:
+        new.unlink()
+    return True
 
 
 @contextlib.contextmanager
@@ -177,7 +216,7 @@ class _FolderSwap(_Swap):
 
 
 def _beside(path: Path, mark: str) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.{mark}{path.suffix}")
+    return path.with_name(f".{path.stem}.{next(_NUMBERS)}.{os.getpid()}.{mark}{path.suffix}")
 
 
 def _flush(path: Path) -> None:
@@ -198,11 +237,15 @@ def as_output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError
     free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
     # Writers in C, such as NumPy's, tell no number.
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and free < _FULL):
-        return OutputError(
-            f"the disk is full ({free / 2**20:.0f} MiB free) while writing {path}. What was there before is "
-            "untouched; free some space or choose another output folder, then run the command again."
+        reason = f"the disk is full ({free / 2**20:.0f} MiB free) while writing {path}"
+        remedy = (
+            "What was there before is untouched; free some space or choose another output folder, then run "
+            "the command again."
         )
-    return OutputError(f"cannot write {path}: {error.strerror or error}. Choose a writable place.")
+    else:
+        reason = f"cannot write {path}: {error.strerror or error}"
+        remedy = "Choose a writable place."
+    return OutputError(f"{reason}. {remedy}", reason=reason)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -138,8 +138,8 @@ class FrameRing:
             try:
                 self._write(name, data)
             except OutputError as error:
-                self.stopped = str(error)
-                log.warning("no more drift frames are kept until the next alarm: %s", error)
+                self.stopped = error.reason
+                log.warning("no more drift frames are kept until the next alarm: %s", self.stopped)
 
     def _write(self, name: str, data: bytes) -> None:
         if len(data) > self._max_bytes:

@@ -130,14 +130,14 @@ class SinkWorker:
         self.sink.abort()
         passing = isinstance(error, (OutputError, OSError)) and not isinstance(error, BrokenPipeError)
         if self._retries and passing:
+            self._reason = _reason(error)
             if self._retry_at_s is None:
                 log.error(
                     "the sink %s failed and is tried again every %g s; its results are lost until then: %s",
                     self.sink.name,
                     self._retry_s,
-                    error,
+                    self._reason,
                 )
-            self._reason = str(error)
             self._retry_at_s = time.monotonic() + self._retry_s
             return
         with self._changed:
@@ -194,11 +194,11 @@ class SinkWorker:
         except BaseException as error:
             self.sink.abort()
             self._failures += 1
-            self._reason = str(error)
+            self._reason = _reason(error) if self._retries else str(error)
             if whole and not self._retries:
                 self._error = self._error or error
-            else:
-                log.error("the sink %s could not be finished: %s", self.sink.name, error)
+            elif self._retry_at_s is None:  # else it has been told
+                log.error("the sink %s could not be finished: %s", self.sink.name, self._reason)
         self._closed = True
 
     def snapshot(self) -> dict[str, object]:
@@ -213,3 +213,8 @@ class SinkWorker:
             "failures": self._failures,
             "queue": len(self._waiting),
         }
+
+
+def _reason(error: BaseException) -> str:
+    """What happened, without what to do for a command that has ended."""
+    return error.reason if isinstance(error, OutputError) else str(error)

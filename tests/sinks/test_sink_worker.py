@@ -7,11 +7,16 @@ import threading
 import time
 
 import pytest
+from full_disk import small_disk
 from sink_results import make_result, nothing_left, wait_until
 
 from cpsl_deploy.errors import InputError, OutputError
+from cpsl_deploy.sinks import place
 from cpsl_deploy.sinks.base import Sink
 from cpsl_deploy.sinks.callback import CallbackSink
+from cpsl_deploy.sinks.json_lines import AreasSink
+from cpsl_deploy.sinks.label_png import LabelSink
+from cpsl_deploy.sinks.overlay_video import OverlaySink
 from cpsl_deploy.sinks.worker import SinkWorker
 from cpsl_deploy.streams.result import StreamResult
 
@@ -169,6 +174,50 @@ def test_a_live_sink_that_fails_is_tried_again_and_told_once(caplog: pytest.LogC
     ]
     assert "the disk is full" in caplog.text
     assert "works again" in caplog.text
+
+
+def test_a_full_disk_is_told_once_until_there_is_room_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "cpsl_deploy.sinks")
+    monkeypatch.setattr(place, "LEAST_FREE", 1 << 20)
+    with small_disk(2) as folder:
+        (folder / "ballast").write_bytes(bytes(3 << 19))
+        sinks = [make(folder, piece_s=0.1) for make in (OverlaySink, AreasSink, LabelSink)]
+        workers = [SinkWorker(sink, on_failure="retry", retry_s=0.01) for sink in sinks]
+        index = 0
+
+        def put() -> None:
+            nonlocal index
+            for worker in workers:
+                worker.put(make_result(index, time_s=index / 10))
+            index += 1
+            time.sleep(0.01)
+
+        with nothing_left():
+            wait_until(lambda: (put(), all(worker.snapshot()["failures"] > 5 for worker in workers))[1])  # type: ignore[operator]
+            reasons = [worker.snapshot()["reason"] for worker in workers]
+            told = [record.getMessage() for record in caplog.records]
+            assert len(told) == len(workers)
+            for text in [*told, *reasons]:
+                assert "the disk is full" in text and "MiB free) while writing" in text
+                assert "command again" not in text
+            (folder / "ballast").unlink()
+            wait_until(lambda: (put(), all(worker.snapshot()["state"] == "ok" for worker in workers))[1])
+            for worker in workers:
+                worker.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3 + ["INFO"] * 3
+    assert "works again" in caplog.text
+
+
+def test_a_sink_that_has_failed_is_not_told_again_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Recorder()
+    sink.problem = sink.closing_problem = OutputError("the disk is full. Run it again", reason="full")
+    worker = SinkWorker(sink, on_failure="retry")
+    worker.put(make_result())
+    worker.close()
+    assert len(caplog.records) == 1
+    assert (worker.snapshot()["state"], worker.snapshot()["reason"]) == ("failed", "full")
 
 
 def test_some_failures_never_pass() -> None:
