@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-from ..files import as_output_error, atomic_path
+from ..files import as_output_error, atomic_path, put_unused
 from ..streams.result import StreamResult
 from .base import Sink
-from .place import captured_at, check_piece_s, piece_stamp, prepare_folder, require_room, unused
+from .place import captured_at, check_piece_s, piece_stamp, prepare_folder, require_room
 
 
 class _Abandoned(Exception):
@@ -27,7 +27,7 @@ class AreasSink(Sink):
     the frame was captured, in UTC: ``2026-11-22T19:30:00.123+00:00``.
 
     The file appears whole when it is finished; until then every line is at once in the hidden
-    ``.areas.PID.tmp.jsonl`` beside it, for ``tail -f``. With ``piece_s`` there is one file for so many
+    ``.areas.N.PID.tmp.jsonl`` beside it, for ``tail -f``. With ``piece_s`` there is one file for so many
     seconds, named by the UTC of its first frame: ``areas-20261122T193000Z.jsonl``. A disk that is nearly full
     ends a piece while it can still be finished.
 
@@ -50,6 +50,8 @@ class AreasSink(Sink):
         self._place = contextlib.ExitStack()
         self._path = self._folder / "areas.jsonl"
         self._lines: TextIO | None = None
+        self._count = 0
+        """Lines in the unfinished file."""
         self._began_s = 0.0
 
     def check(self) -> None:
@@ -77,14 +79,16 @@ class AreasSink(Sink):
             if isinstance(error, OSError):
                 raise as_output_error(error, self._path) from error
             raise
+        self._count += 1
 
     def _begin(self, result: StreamResult) -> None:
         self._path = self._folder / "areas.jsonl"
         if self._piece_s is not None:
-            self._path = unused(self._folder / f"areas-{piece_stamp(result.frame)}.jsonl")
+            self._path = self._folder / f"areas-{piece_stamp(result.frame)}.jsonl"
         self._began_s = result.frame.captured_s
         try:
-            temporary = self._place.enter_context(atomic_path(self._path))
+            put = os.replace if self._piece_s is None else self._put_unused
+            temporary = self._place.enter_context(atomic_path(self._path, put=put))
             self._lines = temporary.open("w", encoding="utf-8", buffering=1)
         except BaseException as error:
             self.abort()
@@ -92,16 +96,21 @@ class AreasSink(Sink):
                 raise as_output_error(error, self._path) from error
             raise
 
+    def _put_unused(self, new: Path, path: Path) -> None:
+        self._path = put_unused(new, path)
+
     def close(self) -> None:
-        lines, self._lines = self._lines, None
-        if lines is None:
+        if self._lines is None:
             return
         try:
-            lines.close()
-        except OSError as error:
+            self._lines.close()
+            self._place.close()
+        except BaseException as error:
             self.abort()
-            raise as_output_error(error, self._path) from error
-        self._place.close()
+            if isinstance(error, OSError):
+                raise as_output_error(error, self._path) from error
+            raise
+        self._lines, self._count = None, 0
         self.files.append(self._path)
 
     def abort(self) -> None:
@@ -112,6 +121,7 @@ class AreasSink(Sink):
         abandoned = _Abandoned()
         with contextlib.suppress(Exception):
             self._place.__exit__(_Abandoned, abandoned, None)
+        self.lost, self._count = self.lost + self._count, 0
 
     def _line(self, result: StreamResult) -> dict[str, object]:
         line: dict[str, object] = {"frame": result.index}

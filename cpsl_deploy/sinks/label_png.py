@@ -10,7 +10,15 @@ from ..files import as_output_error
 from ..overlay import write_label_png
 from ..streams.result import StreamResult
 from .base import Sink
-from .place import check_piece_s, of_source, piece_stamp, prepare_folder, require_room, safe_name, unused
+from .place import (
+    check_piece_s,
+    make_unused_folder,
+    of_source,
+    piece_stamp,
+    prepare_folder,
+    require_room,
+    safe_name,
+)
 
 
 class LabelSink(Sink):
@@ -62,8 +70,7 @@ class LabelSink(Sink):
         try:
             require_room(self._folder)
             if folder is None or captured_s - began_s >= length:
-                folder = unused(self._folder / f"labels-{piece_stamp(result.frame)}")
-                folder.mkdir()
+                folder = make_unused_folder(self._folder / f"labels-{piece_stamp(result.frame)}")
                 self._pieces[length] = (folder, captured_s)
         except OSError as error:
             raise as_output_error(error, self._folder / "labels") from error

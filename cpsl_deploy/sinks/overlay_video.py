@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, OutputError
 from ..files import as_output_error
 from ..overlay import write_image
 from ..streams.result import StreamResult
 from .base import Sink
-from .place import check_piece_s, of_source, piece_stamp, prepare_folder, require_room, safe_name, unused
+from .place import check_piece_s, of_source, piece_stamp, prepare_folder, require_room, safe_name
 from .video_codec import check_codec
 from .video_file import VideoWriter
 
@@ -93,7 +94,7 @@ class OverlaySink(Sink):
                 self._finish(result.source)
                 recording = None
         if piece_s is not None:
-            self._keep_room(result.source)
+            self._keep_room()
         if recording is None:
             recording = self._begin(result, size, live=piece_s is not None)
         try:
@@ -101,7 +102,7 @@ class OverlaySink(Sink):
                 result.overlay(self._opacity, self._legend), result.time_s - recording.origin_s
             )
         except BaseException:
-            self._recordings.pop(result.source).writer.abort()
+            self._drop(result.source)
             raise
 
     def _write_image(self, result: StreamResult) -> None:
@@ -113,32 +114,40 @@ class OverlaySink(Sink):
     def _begin(self, result: StreamResult, size: tuple[int, int], *, live: bool) -> _Recording:
         source, time_s = safe_name(result.source), result.time_s or 0.0
         if live:
-            path = unused(self._folder / f"{source}.overlay-{piece_stamp(result.frame)}.mp4")
+            path = self._folder / f"{source}.overlay-{piece_stamp(result.frame)}.mp4"
         else:
             part = self._parts.get(source, 0) + 1
             path = self._folder / f"{source}.overlay{f'-{part}' if part > 1 else ''}.mp4"
         fps = of_source(self._fps, source) or DEFAULT_FPS
-        writer = VideoWriter(path, size=size, fps=fps, codec=self._codec)
+        writer = VideoWriter(path, size=size, fps=fps, codec=self._codec, replace=not live)
         recording = _Recording(writer, size, began_s=time_s, origin_s=time_s if live else 0.0)
         self._recordings[source] = recording
         return recording
 
-    def _keep_room(self, source: str) -> None:
+    def _keep_room(self) -> None:
         try:
             require_room(self._folder)
         except OSError as error:
-            if source in self._recordings:
-                self._finish(source)
-            raise as_output_error(error, self._folder / f"{source}.overlay.mp4") from error
+            with contextlib.suppress(OutputError):  # the disk is full, as is told here
+                self.close()  # all of them: nothing more is written for a while
+            raise as_output_error(error, self._folder / "results") from error
 
     def _finish(self, source: str) -> None:
-        writer = self._recordings.pop(source).writer
-        if writer.frames:
+        writer = self._recordings[source].writer
+        try:
             writer.close()
+        except BaseException:
+            self._drop(source)
+            raise
+        del self._recordings[source]
+        if writer.frames:
             self.files.append(writer.path)
             self._parts[source] = self._parts.get(source, 0) + 1
-        else:
-            writer.abort()
+
+    def _drop(self, source: str) -> None:
+        writer = self._recordings.pop(source).writer
+        writer.abort()
+        self.lost += writer.frames
 
     def close(self) -> None:
         """Finish the videos. Raises the first OutputError, after all were tried."""
@@ -152,5 +161,5 @@ class OverlaySink(Sink):
             raise problem
 
     def abort(self) -> None:
-        while self._recordings:
-            self._recordings.popitem()[1].writer.abort()
+        for source in list(self._recordings):
+            self._drop(source)

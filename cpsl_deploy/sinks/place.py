@@ -89,13 +89,16 @@ def piece_stamp(frame: Frame) -> str:
     return captured_at(frame).strftime("%Y%m%dT%H%M%SZ")
 
 
-def unused(path: Path) -> Path:
-    """``path``, or if it is there already NAME-2, NAME-3, ..."""
+def make_unused_folder(path: Path) -> Path:
+    """Make the folder ``path``, or if it is there already NAME-2, NAME-3, ...; say which. Raises OSError."""
     candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
 
 
 def of_source(value: V | Mapping[str, V | None] | None, source: str) -> V | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, InputError, OutputError
-from ..files import as_output_error, atomic_path
+from ..files import as_output_error, atomic_path, put_unused
 from .video_codec import CONTAINERS, check_codec, find_codec, open_output
 
 __all__ = ["VideoWriter", "check_codec", "video_writer"]
@@ -36,7 +36,8 @@ class VideoWriter:
 
     ``size``: (height, width) of the frames; an odd one loses its last row or column, which most codecs
     cannot store. ``fps``: frames per second, for frames that are appended without a time and as the rate that
-    the file announces. ``codec``: see `find_codec`.
+    the file announces. ``codec``: see `find_codec`. Without ``replace`` an earlier file stays: the new one
+    becomes NAME-2, NAME-3, ..., and ``path`` says so when it is closed.
 
     Time stamps are kept to 1/90000 s (1/60000 s with mpeg4, 1/1000 s in .mkv and .webm); an .avi file has one
     constant rate, and its stamps are rounded to that grid. A stamp that is not after the one before it, or
@@ -53,6 +54,7 @@ class VideoWriter:
         size: tuple[int, int],
         fps: float,
         codec: str | None = None,
+        replace: bool = True,
     ) -> None:
         self.path = Path(path)
         self.size = size
@@ -67,7 +69,8 @@ class VideoWriter:
         if suffix not in CONTAINERS:
             check_codec(chosen.name, suffix)  # raises
         self._place = contextlib.ExitStack()
-        temporary = self._place.enter_context(atomic_path(self.path))
+        put = os.replace if replace else self._put_unused
+        temporary = self._place.enter_context(atomic_path(self.path, put=put))
         self._container: Any = None
         with self._errors():
             try:
@@ -107,6 +110,9 @@ class VideoWriter:
             self._mux(self._stream.encode(frame))
         self._last = ticks
         self.frames += 1
+
+    def _put_unused(self, new: Path, path: Path) -> None:
+        self.path = put_unused(new, path)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:

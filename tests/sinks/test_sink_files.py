@@ -148,7 +148,7 @@ def test_areas_say_what_each_frame_shows(tmp_path: Path) -> None:
     sink = AreasSink(tmp_path)
     sink.write(make_result(0, name="a"))
     sink.write(make_result(5, time_s=0.21, size=(30, 90)))
-    unfinished = tmp_path / f".areas.{os.getpid()}.tmp.jsonl"
+    (unfinished,) = tmp_path.glob(f".areas.*.{os.getpid()}.tmp.jsonl")
     assert len(lines_of(unfinished)) == 2, "lines cannot be read while the file grows"
     sink.close()
     assert visible(tmp_path) == ["areas.jsonl"]

@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cpsl_deploy import files
 from cpsl_deploy.errors import ModelFileError, OutputError
 from cpsl_deploy.train.engine.checkpoint import Checkpoints
 
@@ -118,11 +119,14 @@ def test_killed_at_any_moment_of_writing_there_is_a_whole_one(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("size", [10, 300_000])
-def test_a_full_disk_leaves_both_as_they_are(checkpoints: Checkpoints, size: int):
+def test_a_full_disk_leaves_both_as_they_are(
+    checkpoints: Checkpoints, size: int, monkeypatch: pytest.MonkeyPatch
+):
     """The temporary file is a link to a device that is always full."""
     for iteration in (1, 2):
         checkpoints.write(state(iteration))
-    checkpoints.last.with_name(f".checkpoint.{os.getpid()}.tmp.pt").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "_beside", lambda path, mark: path.with_name(f".{mark}{path.suffix}"))
+    checkpoints.last.with_name(".tmp.pt").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"the disk is full .*checkpoint\.pt.*free some space"):
         checkpoints.write(state(3, size=size))
     assert names(checkpoints) == ["checkpoint.before.pt", "checkpoint.pt"]
