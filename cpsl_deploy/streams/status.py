@@ -120,6 +120,7 @@ class SourceStatus:
                 "state": self.state,
                 "reason": self.reason,
                 "state_for_s": round(now - self._since_s, 3),
+                "size": None if self.size is None else list(self.size),
                 "last_frame_s_ago": _ago(now, self._last_frame_s),
                 "last_delivered_s_ago": _ago(now, self._last_delivered_s),
                 **vars(self.counters),
