@@ -72,6 +72,11 @@ def slope(times_s: Sequence[float], values: Sequence[float]) -> dict[str, float]
     return {"slope": round(rise, 3), "low": round(rise - error, 3), "high": round(rise + error, 3)}
 
 
+def _course(values: Sequence[float]) -> dict[str, Any]:
+    blocks = [round(float(np.mean(part)), 1) for part in np.array_split(values, BLOCKS) if len(part)]
+    return {"means": blocks, "most": round(max(values), 1)}
+
+
 class Memory(Every):
     """Resident memory of this process and of its readers."""
 
@@ -98,12 +103,8 @@ class Memory(Every):
         return {
             "memory_slope_mib_per_hour": {"process": slope(times, own), "readers": slope(times, readers)},
             "memory_mib": {
-                "process": {"first": round(own[0], 1), "last": round(own[-1], 1), "most": round(max(own), 1)},
-                "readers": {
-                    "first": round(readers[0], 1),
-                    "last": round(readers[-1], 1),
-                    "most": round(max(readers), 1),
-                },
+                "process": _course(own),
+                "readers": _course(readers),
                 "samples": len(kept),
                 "left_out_s": round(kept[0][0] - self._samples[0][0], 1),
             },
