@@ -32,6 +32,7 @@ MOST_FRAMES = 200
 MOST_SECONDS = 60.0
 """Of a large network on a CPU: fewer frames are then taken, not fewer than a reference needs."""
 _STAGE = "drift reference"
+_REMEDY = "Make one with: cpsl-drift MODEL --calibrate PHOTOS"
 
 
 def store_drift_reference(
@@ -45,13 +46,12 @@ def store_drift_reference(
         frames = _target_frames(spec, request, run)
         if frames.generated or len(frames) < LEAST_FRAMES:
             why = frames.described if frames.generated else f"the target has {len(frames)} images"
-            return f"no reference: {why}, and {LEAST_FRAMES} real ones are needed"
+            return _without(f"{why}, and {LEAST_FRAMES} real ones are needed")
         began = time.monotonic()
         with workshop.open(best.candidate) as segmenter:
             reference = DriftReference.of(segmenter, _spread(segmenter, frames, watcher))
     except DataError as error:
-        _log.warning("the file has no drift reference: %s", error)
-        return f"no reference: {error}"
+        return _without(str(error).rstrip("."))
     _add(best, workshop, reference.to_json())
     seconds = time.monotonic() - began
     which = frames.described.replace(" with labels", "")
@@ -59,8 +59,15 @@ def store_drift_reference(
     return f"reference of {fewer}{which}, {seconds:.0f} s"
 
 
+def _without(why: str) -> str:
+    told = f"{why}. {_REMEDY}"
+    _log.warning("the file has no drift reference: %s", told)
+    return f"no reference: {told}"
+
+
 def _target_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> Frames:
-    """The images that the run trained on; else those that INT8 is calibrated on."""
+    """The images that the run trained on; if those are gone or too few, the first that are enough of those
+    that INT8 is calibrated on and those that the file is compared on: of a dataset, its training images."""
     opened = partial(
         open_frames,
         spec=spec,
@@ -69,9 +76,16 @@ def _target_frames(spec: ModelSpec, request: ExportRequest, run: Path) -> Frames
         labelled_count=MOST_FRAMES,
         trained=True,
         native=True,
+        in_memory=False,
     )
     frames = opened(None, run=run)
-    return opened(request.calibration) if frames.generated and request.calibration is not None else frames
+    for reference in (request.calibration, request.frames):
+        if not frames.generated and len(frames) >= LEAST_FRAMES:
+            break
+        if reference is not None:
+            named = opened(reference)
+            frames = named if frames.generated or len(named) > len(frames) else frames
+    return frames
 
 
 def _spread(segmenter: Segmenter, frames: Frames, watcher: Watcher) -> Iterator[np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +101,7 @@ def _score(
     if not 0 < image_s <= 86400:
         raise InputError(f"an image counts for more than 0 seconds, at most a day; got {image_s}")
     policy = DriftPolicy(window_s=window_s, hold_s=hold_s)
-    sources = [open_source(text) for text in references]
+    sources = [open_source(_recorded(text)) for text in references]
     with load(find_model(model), **runtime) as segmenter:
         reference = require_reference(segmenter, reference_file)
         folder = new_output_folder(output or Path(f"drift-{model.stem}"), overwrite=overwrite)
@@ -151,7 +153,7 @@ def _calibrate(
 
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists. Give --overwrite to replace it, or another name with -o.")
-    source = open_source(photos)
+    source = open_source(_recorded(photos))
     images = _spread(source, count)
     with load(find_model(model), **runtime) as segmenter, _Shown() as shown:
         step = shown.of(source.name)
@@ -163,6 +165,22 @@ def _calibrate(
         f"{output}: {reference.frames} frames of {source.name}; about {100 * false_alarms:g} % of windows of "
         "such roads score above 1"
     )
+    file, name = shlex.quote(str(output)), shlex.quote(str(model))
+    click.echo(f"use it with: cpsl-run {name} INPUT --drift --drift-reference {file}")
+
+
+def _recorded(text: str) -> str:
+    """``text``, unless it names a live source. Raises InputError then."""
+    from ..sources.reference import classify
+
+    if not os.path.exists(text):
+        source = classify(text)
+        if source.live:
+            raise InputError(
+                f"{source.shown} is a live source, and cpsl-drift reads recorded footage; for live sources: "
+                "cpsl-run MODEL SOURCE --drift"
+            )
+    return text
 
 
 def _spread(source, count: int):

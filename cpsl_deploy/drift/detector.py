@@ -73,9 +73,16 @@ class DriftDetector:
     """Looks at the frames of one source. `update` is for one thread; `snapshot` for any."""
 
     def __init__(
-        self, reference: DriftReference, policy: DriftPolicy | None = None, *, name: str = "frames"
+        self,
+        reference: DriftReference,
+        policy: DriftPolicy | None = None,
+        *,
+        name: str = "frames",
+        note: str = "",
     ) -> None:
+        """``name``: of the source, for the log. ``note``: what follows from an alarm, for the log."""
         self.reference, self.policy, self.name = reference, policy or DriftPolicy(), name
+        self._note = f"; {note}" if note else ""
         self.alarm = False
         self._window: deque[tuple[float, np.ndarray]] = deque(maxlen=MOST_IN_WINDOW)
         self._beyond_s: float | None = None
@@ -173,10 +180,11 @@ class DriftDetector:
         )
         if state.alarm:
             log.warning(
-                "%s: the model no longer fits what it sees, drift score %.2f (threshold 1): %s",
+                "%s: the model no longer fits what it sees, drift score %.2f (threshold 1): %s%s",
                 self.name,
                 state.score,
                 found,
+                self._note,
             )
         else:
             log.info("%s: the model fits again, drift score %.2f", self.name, state.score)

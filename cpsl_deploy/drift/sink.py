@@ -48,6 +48,9 @@ class DriftSink(Sink):
         self.reference, self.policy = reference, policy or DriftPolicy()
         self.detectors: dict[str, DriftDetector] = {}
         self.ring = keep if isinstance(keep, FrameRing) or keep is None else FrameRing(keep)
+        self._note = "no frame is kept: --keep FOLDER would"
+        if self.ring is not None:
+            self._note = f"frames are kept in {self.ring.folder}"
         self._log = Path(log) / LOG_NAME if log is not None else None
         self._file: IO[str] | None = None
         self._logged_s: dict[str, float] = {}
@@ -82,7 +85,7 @@ class DriftSink(Sink):
     def write(self, result: StreamResult) -> None:
         detector = self.detectors.get(result.source)
         if detector is None:
-            detector = DriftDetector(self.reference, self.policy, name=result.source)
+            detector = DriftDetector(self.reference, self.policy, name=result.source, note=self._note)
             self.detectors = {**self.detectors, result.source: detector}  # others look at it meanwhile
         time_s = result.time_s if result.time_s is not None else result.index * IMAGE_S
         if detector.wants(time_s):

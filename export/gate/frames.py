@@ -80,6 +80,7 @@ def open_frames(
     labelled_count: int = LABELLED_COUNT,
     trained: bool = False,
     native: bool = False,
+    in_memory: bool = True,
     option: str = "--frames",
     apart_from: Frames | None = None,
 ) -> Frames:
@@ -93,12 +94,19 @@ def open_frames(
     ``run`` (a run folder), else the target the model was adapted to, if run or spec name one that can still
     be read, and generated frames otherwise (the words say so). ``trained``: the images that a run trained on
     instead of the validation images, the split ``train`` of a reference. ``native``: where ``size`` is None,
-    frames stay as large as the camera gives them, for a file that resizes them itself. ``option``: of the
-    command, for messages. ``apart_from``: frames whose image files are not taken again. Raises DataError if a
-    given reference cannot be read, or has no other images than those.
+    frames stay as large as the camera gives them, for a file that resizes them itself. ``in_memory``: all are
+    to be held at once, so that large ones are fewer. ``option``: of the command, for messages.
+    ``apart_from``: frames whose image files are not taken again. Raises DataError if a given reference cannot
+    be read, or has no other images than those.
     """
     of_dataset = partial(
-        _of_dataset, spec=spec, size=size, count=count, labelled_count=labelled_count, native=native
+        _of_dataset,
+        spec=spec,
+        size=size,
+        count=count,
+        labelled_count=labelled_count,
+        native=native,
+        in_memory=in_memory,
     )
 
     def rest(dataset: Dataset, name: str) -> Dataset:
@@ -188,12 +196,13 @@ def _of_dataset(
     count: int,
     labelled_count: int,
     native: bool,
+    in_memory: bool,
 ) -> Frames:
     """Frames at equal distances, because neighbours in a drive look alike."""
     common = dataset.classes is not None and set(dataset.classes.names) & set(spec.class_names)
     labelled = bool(dataset.has_labels and common)
     height, width = size or (dataset.image_size(0) if native else spec.size)
-    most = max(1, MOST_PIXELS // (height * width))
+    most = max(1, MOST_PIXELS // (height * width)) if in_memory else len(dataset)
     count = min(labelled_count if labelled else count, len(dataset), most)
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
     joined = dataset.with_classes(spec.classes) if labelled else dataset

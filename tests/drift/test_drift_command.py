@@ -55,6 +55,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     own = video(folder / "own.avi", (frame(i) for i in range(90)), 1)
     said = cpsl_drift(model, "--calibrate", own, "-o", made, "--photos", 80).output
     assert "80 frames of own" in said and "1 % of windows" in said
+    assert f"use it with: cpsl-run {model} INPUT --drift --drift-reference {made}" in said.splitlines()
     return model, made
 
 
@@ -108,8 +109,13 @@ def test_what_is_refused(reference: tuple[Path, Path], tmp_path: Path) -> None:
         ((model, few, "--reference", stored, "--window", 0), "window_s"),
         ((model, few, "--reference", stored, "--image-seconds", 0), "more than 0 seconds"),
         ((model, tmp_path / "none", "--reference", stored), "no file or folder"),
+        ((model, "rtsp://user:secret@camera/road"), "cpsl-drift reads recorded footage; for live sources"),
+        ((model, "0"), "camera 0 is a live source"),
+        ((model, "--calibrate", "rtsp://user:secret@camera/road"), "recorded footage"),
     ):
-        assert words in " ".join(cpsl_drift(*arguments, code=2).output.split()), arguments
+        said = " ".join(cpsl_drift(*arguments, code=2).output.split())
+        assert words in said, arguments
+        assert "secret" not in said
     assert not (tmp_path / "r.json").exists()
 
 

@@ -66,6 +66,17 @@ def test_kept_frames(reference: DriftReference, tmp_path: Path) -> None:
     assert sink.snapshot()["ring"]["kept"] == len(names)  # type: ignore[index]
 
 
+def test_an_alarm_says_whether_and_where_frames_are_kept(
+    reference: DriftReference, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for keep, words in ((None, "; no frame is kept: --keep FOLDER would"), (tmp_path, str(tmp_path))):
+        caplog.clear()
+        run(DriftSink(reference, keep=keep))
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert line.startswith("rear: the model no longer fits") and line.endswith(words)
+    assert line.endswith(f"; frames are kept in {tmp_path}")
+
+
 def test_a_ring_of_ones_own(reference: DriftReference, tmp_path: Path) -> None:
     run(DriftSink(reference, keep=FrameRing(tmp_path / "drift", max_files=3)))
     assert len(list((tmp_path / "drift").iterdir())) == 3

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -18,12 +20,14 @@ from cpsl_deploy.contract import Contract
 from cpsl_deploy.drift.reference import KEY, DriftReference, names_of
 from cpsl_deploy.export import ExportRequest, drift, export, request, trials
 from cpsl_deploy.export.candidates import YARDSTICK, Candidate
+from cpsl_deploy.export.gate import frames
 from cpsl_deploy.export.graph.onnx_file import read_metadata
 from cpsl_deploy.export.result import ExportResult
 from cpsl_deploy.files import sha256
 from cpsl_deploy.train.models import ARCHITECTURES
 
 COUNT = 72
+REMEDY = "Make one with: cpsl-drift MODEL --calibrate PHOTOS"
 
 
 @pytest.fixture
@@ -84,10 +88,53 @@ def test_a_target_that_is_gone_or_too_small_is_said(run: Run) -> None:
     assert "cannot be read" in exported(run).drift
 
 
+def test_images_that_are_named_stand_in_for_a_target_that_is_gone(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = sorted((run.target.parent / "images/train").glob("*.png"))
+    photos = tmp_path / "photos"
+    shutil.copytree(images[0].parent, photos)
+    shutil.rmtree(run.target.parent)
+    result = exported(run, frames=photos)
+    assert result.drift.startswith("reference of 72 frames of ") and str(photos) in result.drift
+    assert KEY in read_metadata(result.path) and "drift" not in caplog.text
+    for path in sorted(photos.iterdir())[:20]:
+        path.unlink()
+    result = exported(run, frames=photos)
+    assert result.drift.endswith("60 real ones are needed. " + REMEDY) and " 52 " in result.drift
+
+
+def test_large_images_are_not_fewer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MOST_PIXELS", 10 * 96 * 128)
+    assert exported(run).drift.startswith("reference of 72 frames")
+
+
+def test_the_command_warns_of_a_file_without_a_reference(run: Run) -> None:
+    shutil.rmtree(run.target.parent)
+    code = (
+        "import sys; sys.path[:0] = sys.argv.pop(1).split(':')\n"
+        "from export_networks import Small; from cpsl_deploy.train.models import ARCHITECTURES\n"
+        "ARCHITECTURES['small'] = Small\n"
+        "from cpsl_deploy.export.command import main; main()"
+    )
+    helpers = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code, helpers, str(run.folder.path), "--no-score"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "no drift reference" in line]
+    assert line.startswith("WARNING: ") and line.endswith(REMEDY)
+    assert f"drift       no reference: {line.partition('no drift reference: ')[2]}" in done.stdout
+
+
 def test_an_image_that_cannot_be_read_costs_the_reference_and_not_the_export(run: Run) -> None:
     (run.target.parent / "images/train/030.png").write_bytes(b"no image")
     result = exported(run)
     assert result.drift.startswith("no reference: ") and "030.png" in result.drift and result.path.is_file()
+    assert result.drift.endswith(REMEDY)
 
 
 @pytest.mark.parametrize("how", ["auto", "trt"])
