@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Literal
 
 from ..errors import InputError, OutputError
@@ -23,15 +22,14 @@ _GRACE_S = 5.0
 class SinkWorker:
     """Hands results, in order, to a sink in a thread, which begins with the first result.
 
-    ``depth``: results that may wait; then `put` waits and `offer` refuses. ``on_room`` is called, from the
-    thread, whenever a result was taken from the queue and when the sink fails. ``on_failure`` says what an
-    OutputError or OSError of the sink means:
+    ``depth``: results that may wait; then `put` waits. ``on_failure`` says what an OutputError or OSError of
+    the sink means:
 
     ``raise``
-        the run ends: the next `put`, `offer` or `close` raises it.
+        the run ends: the next `put` or `close` raises it.
     ``retry``
-        the sink is aborted and the failure logged once; results are dropped and counted for ``retry_s``
-        seconds, then it is tried again, until it works, which is logged too.
+        the failure is logged once; results are dropped and counted for ``retry_s`` seconds, then the sink is
+        tried again, until it works, which is logged too. What it has begun and not let go of stays.
 
     Any other exception, a BrokenPipeError, and every one of a sink that does not restart ends the run.
     """
@@ -43,12 +41,11 @@ class SinkWorker:
         depth: int = 4,
         on_failure: OnFailure = "raise",
         retry_s: float = 60.0,
-        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         if depth < 1 or retry_s < 0:
             raise InputError(f"a sink's queue has room for 1 or more; got {depth} (retry_s {retry_s})")
         self.sink = sink
-        self._depth, self._retry_s, self._on_room = depth, retry_s, on_room
+        self._depth, self._retry_s = depth, retry_s
         self._retries = on_failure == "retry" and sink.restarts
         self._waiting: deque[StreamResult] = deque()
         self._changed = threading.Condition()
@@ -58,6 +55,7 @@ class SinkWorker:
         self._raised = False
         self._reason = ""
         self._retry_at_s: float | None = None
+        self._busy_since_s: float | None = None
         self._written = self._lost = self._failures = 0
 
     @property
@@ -65,38 +63,26 @@ class SinkWorker:
         """What ends the run, if anything does."""
         return self._error
 
-    @property
-    def room(self) -> bool:
-        """Whether `put` would not wait."""
-        return self._error is not None or self._closing or len(self._waiting) < self._depth
-
     def put(self, result: StreamResult) -> bool:
         """Queue a result, waiting for room. False if the worker is closed. Raises what ends the run."""
         with self._changed:
-            self._changed.wait_for(lambda: self.room)
-            return self._take(result)
-
-    def offer(self, result: StreamResult) -> bool:
-        """As `put`, but False at once if there is no room; the result is not counted as lost."""
-        with self._changed:
-            return self.room and self._take(result)
-
-    def _take(self, result: StreamResult) -> bool:
-        if self._error is not None:
-            self._raised = True
-            raise self._error
-        if self._closing:
-            return False
-        self._waiting.append(result)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"cpsl-{self.sink.name}", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
-        return True
+            self._changed.wait_for(
+                lambda: self._error is not None or self._closing or len(self._waiting) < self._depth
+            )
+            if self._error is not None:
+                self._raised = True
+                raise self._error
+            if self._closing:
+                return False
+            self._waiting.append(result)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"cpsl-{self.sink.name}", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
 
     def _work(self) -> None:
         while (result := self._next()) is not None:
-            self._on_room()
             self._consume(result)
             del result  # it is not kept while the next one is waited for
         self._finish(whole=not self._abandon and self._error is None)
@@ -114,12 +100,15 @@ class SinkWorker:
         if self._error is not None or (self._retry_at_s is not None and time.monotonic() < self._retry_at_s):
             self._lost += 1
             return
+        self._busy_since_s = time.monotonic()
         try:
             self.sink.write(result)
         except BaseException as error:
             self._lost += 1
             self._fail(error)
             return
+        finally:
+            self._busy_since_s = None
         self._written += 1
         if self._retry_at_s is not None:
             self._retry_at_s, self._reason = None, ""
@@ -127,7 +116,6 @@ class SinkWorker:
 
     def _fail(self, error: BaseException) -> None:
         self._failures += 1
-        self.sink.abort()
         passing = isinstance(error, (OutputError, OSError)) and not isinstance(error, BrokenPipeError)
         if self._retries and passing:
             self._reason = _reason(error)
@@ -140,12 +128,12 @@ class SinkWorker:
                 )
             self._retry_at_s = time.monotonic() + self._retry_s
             return
+        self.sink.abort()
         with self._changed:
             self._error, self._reason = error, str(error) or type(error).__name__
             self._lost += len(self._waiting)
             self._waiting.clear()
             self._changed.notify_all()
-        self._on_room()
 
     def close(self, finish: bool = True, *, timeout_s: float | None = None) -> None:
         """End the thread and the sink. Closing twice is fine.
@@ -171,6 +159,7 @@ class SinkWorker:
                 self._give_up()
                 self._thread.join(_GRACE_S)
             if self._thread.is_alive():
+                self._lost += 1  # at least the result that it is at
                 log.error("the sink %s does not end; its thread is left behind", self.sink.name)
         if finish and self._error is not None and not self._raised:
             self._raised = True
@@ -185,6 +174,7 @@ class SinkWorker:
         self.sink.interrupt()
 
     def _finish(self, *, whole: bool) -> None:
+        lost = self.sink.lost
         try:
             if whole:
                 self.sink.close()
@@ -194,6 +184,8 @@ class SinkWorker:
         except BaseException as error:
             self.sink.abort()
             self._failures += 1
+            if self.sink.lost == lost and self._written:
+                self._lost += 1  # at least, of a sink that does not say how many
             self._reason = _reason(error) if self._retries else str(error)
             if whole and not self._retries:
                 self._error = self._error or error
@@ -202,16 +194,23 @@ class SinkWorker:
         self._closed = True
 
     def snapshot(self) -> dict[str, object]:
-        """Everything, ready for JSON. ``state``: ``ok``, ``failed`` or ``closed``."""
+        """Everything, ready for JSON.
+
+        ``state``: ``ok``, ``failed`` or ``closed``. ``written``: results that the sink took. ``lost``: those
+        that it did not, and those that it took and could not finish the file of. ``busy_s``: how long it has
+        been at the present one, 0 if at none.
+        """
+        busy_since_s = self._busy_since_s
         failed = self._error is not None or self._retry_at_s is not None or bool(self._reason)
         return {
             "name": self.sink.name,
             "state": "failed" if failed else "closed" if self._closed else "ok",
             "reason": self._reason,
             "written": self._written,
-            "lost": self._lost,
+            "lost": self._lost + self.sink.lost,
             "failures": self._failures,
             "queue": len(self._waiting),
+            "busy_s": 0.0 if busy_since_s is None else round(time.monotonic() - busy_since_s, 3),
         }
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
+from pathlib import Path
 
+import av
 import pytest
 from full_disk import small_disk
-from sink_results import make_result, nothing_left, wait_until
+from sink_results import make_result, nothing_left, visible, wait_until
 
 from cpsl_deploy.errors import InputError, OutputError
 from cpsl_deploy.sinks import place
@@ -19,6 +23,11 @@ from cpsl_deploy.sinks.label_png import LabelSink
 from cpsl_deploy.sinks.overlay_video import OverlaySink
 from cpsl_deploy.sinks.worker import SinkWorker
 from cpsl_deploy.streams.result import StreamResult
+
+
+def times_of(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
 
 
 class Recorder(Sink):
@@ -73,32 +82,28 @@ def test_results_arrive_in_order_and_closing_drains() -> None:
         "lost": 0,
         "failures": 0,
         "queue": 0,
+        "busy_s": 0.0,
     }
     assert not worker.put(make_result())
-    assert not worker.offer(make_result())
 
 
-def test_a_slow_sink_holds_back_and_tells_when_there_is_room() -> None:
-    sink, told = Recorder(open_gate=False), threading.Semaphore(0)
-    worker = SinkWorker(sink, depth=2, on_room=told.release)
+def test_a_slow_sink_holds_back_and_tells_how_long_it_has_been_busy() -> None:
+    sink = Recorder(open_gate=False)
+    worker = SinkWorker(sink, depth=2)
     with nothing_left():
-        assert worker.offer(make_result(0))
+        assert worker.snapshot()["busy_s"] == 0
+        assert worker.put(make_result(0))
         wait_until(lambda: sink.waits)
-        assert told.acquire(timeout=5)
-        assert worker.offer(make_result(1))
-        assert worker.room
-        assert worker.offer(make_result(2))
-        assert not worker.room
-        assert not worker.offer(make_result(3))
+        assert worker.put(make_result(1))
+        assert worker.put(make_result(2))
         assert worker.snapshot()["queue"] == 2
         held = threading.Thread(target=worker.put, args=(make_result(4),))
         held.start()
         held.join(0.05)
         assert held.is_alive(), "put did not wait for room"
-        assert not told.acquire(blocking=False)
+        assert 0.05 <= worker.snapshot()["busy_s"] < 10
         sink.gate.set()
         held.join(5)
-        assert told.acquire(timeout=5)
         worker.close()
     assert sink.got == [0, 1, 2, 4]
     assert worker.snapshot()["lost"] == 0
@@ -106,14 +111,12 @@ def test_a_slow_sink_holds_back_and_tells_when_there_is_room() -> None:
 
 @pytest.mark.parametrize("error", [OutputError("full"), OSError("gone"), ZeroDivisionError("mine")])
 def test_a_failure_ends_the_run_with_that_error(error: Exception) -> None:
-    sink, told = Recorder(), threading.Event()
+    sink = Recorder()
     sink.problem = error
-    worker = SinkWorker(sink, on_room=told.set)
+    worker = SinkWorker(sink)
     with nothing_left():
         worker.put(make_result(0))
         wait_until(lambda: worker.error is not None)
-        assert told.wait(5)
-        assert worker.room
         with pytest.raises(type(error)) as raised:
             worker.put(make_result(1))
         assert raised.value is error
@@ -165,7 +168,7 @@ def test_a_live_sink_that_fails_is_tried_again_and_told_once(caplog: pytest.LogC
         assert worker.snapshot()["state"] == "ok"
         worker.close()
     assert sink.got == [0, 4]
-    assert sink.events == ["abort", "abort", "close"]
+    assert sink.events == ["close"], "what it had begun of other sources is gone"
     assert worker.snapshot()["lost"] == 3
     assert worker.snapshot()["failures"] == 2
     assert [(record.levelname, "recorder" in record.message) for record in caplog.records] == [
@@ -242,7 +245,76 @@ def test_a_live_sink_that_cannot_finish_is_logged(caplog: pytest.LogCaptureFixtu
     worker.put(make_result())
     worker.close()
     assert "recorder could not be finished: full" in caplog.text
-    assert worker.snapshot()["state"] == "failed"
+    told = worker.snapshot()
+    assert (told["state"], told["reason"], told["failures"]) == ("failed", "full", 1)
+    assert told["lost"] == 1, "it does not say how many, and it was something"
+
+
+@pytest.mark.parametrize("make", [OverlaySink, AreasSink])
+def test_results_of_a_live_piece_that_cannot_be_finished_are_lost(
+    tmp_path: Path, make: type[Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    sink = make(tmp_path, piece_s=600.0, several_sources=True)  # type: ignore[call-arg]
+    worker = SinkWorker(sink, on_failure="retry")
+    with nothing_left():
+        for index in range(10):
+            worker.put(make_result(index, time_s=index / 50, source="ab"[index % 2]))
+        wait_until(lambda: worker.snapshot()["written"] == 10)
+        monkeypatch.setattr(os, "fsync", full)
+        worker.close()
+    told = worker.snapshot()
+    assert (told["lost"], told["failures"], told["state"]) == (10, 1, "failed")
+    assert "disk is full" in str(told["reason"])
+    assert visible(tmp_path) == []
+
+
+def test_what_is_dropped_when_the_time_is_over_is_lost(tmp_path: Path) -> None:
+    worker = SinkWorker(OverlaySink(tmp_path, piece_s=600.0), on_failure="retry")
+    for index in range(3):
+        worker.put(make_result(index, time_s=index / 50))
+    wait_until(lambda: worker.snapshot()["written"] == 3)
+    worker.close(finish=False)
+    assert worker.snapshot()["lost"] == 3
+
+
+def test_a_nearly_full_disk_ends_the_pieces_of_every_camera(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = SinkWorker(OverlaySink(tmp_path, piece_s=600.0), on_failure="retry")
+    for index in range(6):
+        worker.put(make_result(index, time_s=index / 50, source="ab"[index % 2]))
+    wait_until(lambda: worker.snapshot()["written"] == 6)
+    monkeypatch.setattr(place, "LEAST_FREE", 1 << 60)
+    worker.put(make_result(6, time_s=0.2, source="a"))
+    wait_until(lambda: worker.snapshot()["lost"])
+    pieces = visible(tmp_path)  # before the end: the disk may be full by then
+    assert [name.split(".")[0] for name in pieces] == ["a", "b"]
+    worker.close()
+    assert visible(tmp_path) == pieces
+    assert worker.snapshot()["lost"] == 1
+
+
+def test_a_source_that_cannot_be_written_leaves_the_recordings_of_the_others(tmp_path: Path) -> None:
+    sink = OverlaySink(tmp_path, piece_s=600.0)
+    worker = SinkWorker(sink, on_failure="retry", retry_s=0)
+    for index in range(6):
+        worker.put(make_result(index, time_s=index / 50, source="ab"[index % 2]))
+    wait_until(lambda: worker.snapshot()["written"] == 6)
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sink._recordings["a"].writer.append = broken  # type: ignore[method-assign]
+    for index in range(6, 9):
+        worker.put(make_result(index, time_s=index / 50, source="ab"[index % 2]))
+    worker.close()
+    assert worker.snapshot()["lost"] == 4, "three that were in the file, and the one that failed"
+    assert worker.snapshot()["state"] == "closed", "it was tried again and worked"
+    frames = {path.name[0]: len(times_of(path)) for path in sink.files}
+    assert frames == {"a": 1, "b": 4}
 
 
 def test_closing_without_finishing_drops_what_waits() -> None:
