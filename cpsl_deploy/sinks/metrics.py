@@ -95,18 +95,20 @@ def _sinks(sinks: Any) -> Iterator[Any]:
 
     up = GaugeMetricFamily("cpsl_sink_up", "1 unless the sink has failed.", labels=["sink"])
     queue = GaugeMetricFamily("cpsl_sink_queue", "Results that wait for the sink.", labels=["sink"])
+    busy = GaugeMetricFamily("cpsl_sink_busy_seconds", "At the present result.", labels=["sink"])
     counters = {
         "written": CounterMetricFamily("cpsl_sink_written", "Results taken.", labels=["sink"]),
-        "lost": CounterMetricFamily("cpsl_sink_lost", "Results not written.", labels=["sink"]),
+        "lost": CounterMetricFamily("cpsl_sink_lost", "Not written, or lost with a file.", labels=["sink"]),
         "failures": CounterMetricFamily("cpsl_sink_failures", "Times that it failed.", labels=["sink"]),
     }
     for sink in sinks:
         name = [sink["name"]]
         up.add_metric(name, float(sink.get("state") != "failed"))
         queue.add_metric(name, sink.get("queue", 0))
+        busy.add_metric(name, sink.get("busy_s", 0))
         for key, family in counters.items():
             family.add_metric(name, sink.get(key, 0))
-    yield from (up, queue, *counters.values())
+    yield from (up, queue, busy, *counters.values())
 
 
 def _drift(sinks: Any) -> Iterator[Any]:

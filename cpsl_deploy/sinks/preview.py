@@ -20,6 +20,8 @@ from .loopback import is_loopback, parse_address
 log = logging.getLogger(__name__)
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
+_BUSY_S = 10.0
+"""That a sink may be at one result before it counts as hung."""
 _START_S = 10.0
 _STOP_S = 5.0
 
@@ -91,7 +93,7 @@ class PreviewSink(Sink):
 
     ``/`` pictures and states; ``/stream/NAME.mjpeg`` the overlays as they come (newest only, at most
     ``max_fps`` a second, drawn and encoded only while somebody watches); ``/frame/NAME.jpg`` the newest one;
-    ``/health`` JSON, status 200 if every source is connected or resumed and no sink has failed, else 503
+    ``/health`` JSON, status 200 if every source is connected or resumed and every sink works, else 503
     (`PreviewSink.health`); ``/metrics`` Prometheus's text format. There is no password: whoever reaches the
     port sees the pictures.
 
@@ -146,7 +148,8 @@ class PreviewSink(Sink):
 
     def health(self) -> dict[str, Any]:
         """What ``/health`` says. ``status``: ``ok``; ``degraded`` if some of the sources are not there
-        (neither connected nor resumed) or a sink has failed; ``down`` if no source is there.
+        (neither connected nor resumed), or a sink has failed or been at one result for more than 10 s;
+        ``down`` if no source is there.
 
         Sinks of the same name are numbered: callback, callback-2.
         """
@@ -159,8 +162,8 @@ class PreviewSink(Sink):
         known.update(self._health())
         known["sinks"] = _numbered(known.get("sinks", ()))
         there = [source["state"] in ("connected", "resumed") for source in known.get("sources", ())]
-        failed = any(sink.get("state") == "failed" for sink in known["sinks"])
-        status = "down" if not any(there) else "ok" if all(there) and not failed else "degraded"
+        work = [sink.get("state") != "failed" and sink.get("busy_s", 0) <= _BUSY_S for sink in known["sinks"]]
+        status = "down" if not any(there) else "ok" if all(there) and all(work) else "degraded"
         return {"status": status, **known}
 
     def check(self) -> None:

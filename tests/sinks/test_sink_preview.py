@@ -261,8 +261,10 @@ def test_health_says_whether_every_sink_works() -> None:
         run.sources[0].become("stalled")
         assert status_of(preview) == (503, "down")
         run.sources[0].become("resumed")
-        run.sinks[0].update(state="ok", reason="")
+        run.sinks[0].update(state="ok", reason="", busy_s=9.0)
         assert status_of(preview) == (200, "ok")
+        run.sinks[0].update(busy_s=11.0)
+        assert status_of(preview) == (503, "degraded")
 
 
 def metrics_of(preview: PreviewSink) -> dict[tuple[str, ...], float]:
@@ -286,7 +288,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     front.count(received=10, dropped=3, corrupt=1, skipped=2, reconnects=4)
     for age_ms in (10.0, 20.0, 400.0):
         front.deliver(age_ms)
-    run.sinks[0].update(state="failed")
+    run.sinks[0].update(state="failed", busy_s=1.5)
     with preview_of(run) as preview:
         preview.write(make_result(source="front"))
         preview.write(make_result(source="front"))
@@ -302,6 +304,7 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert found["cpsl_latency_seconds_count", "front"] == 2
     assert found["cpsl_latency_seconds_sum", "front"] == pytest.approx(0.015)
     assert found["cpsl_sink_up", "overlay"] == 0
+    assert found["cpsl_sink_busy_seconds", "overlay"] == 1.5
     assert found["cpsl_sink_failures_total", "overlay"] == 1
     assert found["cpsl_sink_lost_total", "overlay"] == 2
     assert found[("cpsl_info", *sorted((__version__, "model.onnx")))] == 1
