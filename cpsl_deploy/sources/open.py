@@ -32,11 +32,14 @@ def open_feeds(references: Sequence[Reference], options: StreamOptions) -> list[
     """A feed for each reference, none of them started. Sources that would have one name are numbered.
 
     Raises InputError, DataError or UnavailableError, without credentials, for what cannot be a source:
-    standard input can be one of them only.
+    standard input can be one of them only. Raises InputError, too, for an option of ``options.live`` that no
+    source can use.
     """
     sources = [classify(reference) for reference in references]
     if sum(source.kind == "stdin" for source in sources) > 1:
         raise InputError("standard input is one source; got - more than once")
+    schemes = {source.text.partition(":")[0].lower() for source in sources if source.kind == "network"}
+    options.live.check_used({source.kind for source in sources}, schemes)
     feeds: list[Feed] = []
     for source in sources:
         taken = {feed.name for feed in feeds}
