@@ -174,13 +174,12 @@ def _check_header(data: bytes, path: Path, limits: InputLimits) -> None:
     header = image_header(data)
     if header is None:
         raise _no_image(data, path)
+    remedy = "Save it anew" if header.problem else limits.remedy(header.height, header.width)
     problem = header.problem or limits.broken_by(header.height, header.width)
     if not problem and header.tile is not None and header.tile[0] * header.tile[1] > limits.max_pixels:
         problem = f"tiles of {header.tile[1]}x{header.tile[0]} pixels (limit max_pixels)"
     if problem:
-        raise DataError(
-            f"{path} announces {problem}. It was not decoded; give it another size, or change the limit."
-        )
+        raise DataError(f"{path} announces {problem}. It was not decoded. {remedy}.")
 
 
 def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +25,7 @@ class Frame:
     """Place in the source, from 0, dropped and unreadable ones counted."""
     name: str
     """Unique in the source and usable as a file name."""
-    image: np.ndarray | None
+    image: np.ndarray | None = field(repr=False)
     """uint8 (H, W, 3) BGR, or None if it could not be read."""
     captured_s: float
     """`time.monotonic` when the frame was there to be read: the frame's age counts from here."""
@@ -55,14 +55,20 @@ class InputLimits:
                 raise InputError(f"an input limit is 1 or more; got {name} = {getattr(self, name)}")
 
     def broken_by(self, height: int, width: int) -> str:
-        """Which limit a frame of this size breaks, in words with the remedy; empty if none."""
+        """What a frame of this size is and which limit it breaks, to follow "it has"; empty if none."""
         if min(height, width) < self.min_side:
-            return f"{width}x{height} pixels: a side is below {self.min_side} (limit min_side)"
+            return f"{width}x{height} pixels, with a side below {self.min_side} (limit min_side)"
         if max(height, width) > self.max_side:
-            return f"{width}x{height} pixels: a side is above {self.max_side} (limit max_side)"
+            return f"{width}x{height} pixels, with a side above {self.max_side} (limit max_side)"
         if height * width > self.max_pixels:
-            return f"{width}x{height} pixels are more than {self.max_pixels} (limit max_pixels)"
+            return f"{width}x{height} pixels, which is more than {self.max_pixels} (limit max_pixels)"
         return ""
+
+    def remedy(self, height: int, width: int) -> str:
+        """What to do about a frame of this size that breaks a limit: a sentence without its full stop."""
+        if min(height, width) >= self.min_side and max(height, width) <= self.max_side:
+            return "Scale it, or raise the limit (of cpsl-run: --max-pixels)"
+        return "Scale it, or change the limit (in Python: limits=InputLimits(...))"
 
 
 FILE_LIMITS = InputLimits(max_pixels=1 << 27)
@@ -82,6 +88,8 @@ class Feed(ABC):
     """Number of frames, if known."""
     fps: float | None
     """Frames per second that the source announces; None for images and where nothing is announced."""
+    size: tuple[int, int] | None = None
+    """(height, width) of the frames in pixels, where it is known before the first of them comes."""
     status: SourceStatus
 
     @property

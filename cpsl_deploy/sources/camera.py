@@ -47,7 +47,7 @@ def _decode(capture: cv2.VideoCapture, limits: InputLimits, what: str) -> Decodi
             raise SourceLost(f"{what} cannot be opened, or gives no video")
         width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width > 0 and height > 0 and (broken := limits.broken_by(height, width)):
-            raise SourceLost(broken)
+            raise SourceLost(f"its frames have {broken}. {limits.remedy(height, width)}", "refused")
         fps = capture.get(cv2.CAP_PROP_FPS)
         yield Opened(what=f"{width}x{height}", fps=fps if 0 < fps <= 1000 else None)
         while True:
@@ -63,7 +63,7 @@ def _decode(capture: cv2.VideoCapture, limits: InputLimits, what: str) -> Decodi
 def _checked(image: np.ndarray, captured_s: float, limits: InputLimits) -> Decoded | Damaged:
     height, width = image.shape[:2]
     if broken := limits.broken_by(height, width):
-        return Damaged(reason=broken)
+        return Damaged(reason=f"it has {broken}")
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.dtype != np.uint8 or image.shape[2] != 3:

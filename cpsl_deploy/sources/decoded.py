@@ -55,8 +55,9 @@ Decoding = Iterator[Opened | Decoded | Damaged | LeftOut]
 
 
 class SourceLost(Exception):
-    """The source cannot be opened, or broke off. ``unavailable``: this machine lacks what it takes."""
+    """The source cannot be opened, or broke off. ``unavailable``: this machine lacks what it takes.
+    ``refused``: it is there, and breaks a limit."""
 
-    def __init__(self, reason: str, kind: Literal["lost", "unavailable"] = "lost") -> None:
+    def __init__(self, reason: str, kind: Literal["lost", "unavailable", "refused"] = "lost") -> None:
         super().__init__(reason)
         self.reason, self.kind = reason, kind

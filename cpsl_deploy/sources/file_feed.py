@@ -16,6 +16,7 @@ from ..streams.status import SourceStatus
 from .base import Feed, Frame, InputLimits
 from .files import open_source
 from .names import safe_name
+from .video import VideoSource
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,12 @@ class FileFeed(Feed):
     ) -> None:
         if fps is not None and not (math.isfinite(fps) and fps > 0):
             raise InputError(f"frames per second are above 0; got {fps}")
-        self._source = open_source(reference, limits=limits)
+        self._source = source = open_source(reference, limits=limits)
         self.name = self._source.name = safe_name(name) if name else self._source.name
         self.count, self.fps = self._source.count, self._source.fps
         self.is_video = self.fps is not None
-        self.status = SourceStatus(self.name)
+        self.size = source.info.size if isinstance(source, VideoSource) else None
+        self.status = SourceStatus(self.name, size=self.size)
         self.problem_count = 0
         """Of frames that could not be read, those not in ``problems`` too."""
         self._problems: list[str] = []
@@ -99,6 +101,7 @@ class FileFeed(Feed):
                     if self._stop.is_set():
                         break
                     continue
+                self.status.size = (frame.image.shape[0], frame.image.shape[1])
                 self.status.count(received=1)
                 if not put(frame):
                     break

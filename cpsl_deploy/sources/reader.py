@@ -14,7 +14,7 @@ MESSAGES, JSON lines from here:
      "dropped": N, "corrupt": N, "reason": TEXT}     what was dropped and corrupt since the last message
     {"say": "trouble", "dropped": N, "corrupt": N, "reason": TEXT}
     {"say": "ended"}                                 a finite source, as it should
-    {"say": "lost", "reason": TEXT, "unavailable": BOOL}
+    {"say": "lost", "reason": TEXT, "kind": "lost" | "unavailable" | "refused"}
 
 MEMORY holds frames, uint8 BGR, in slots: see `shared_frames`.
 """
@@ -219,12 +219,13 @@ def main(control: int, messages: int, memory: int) -> None:
             link.send("ended")
         except SourceLost as lost:
             link.finish()
-            link.send("lost", reason=lost.reason[:_LONGEST_REASON], unavailable=lost.kind == "unavailable")
+            link.send("lost", reason=lost.reason[:_LONGEST_REASON], kind=lost.kind)
         except BrokenPipeError:
             pass
         except Exception as error:  # whatever a decoder does, the parent is told
             reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-            link.send("lost", reason=reason, unavailable=isinstance(error, ImportError))
+            kind = "unavailable" if isinstance(error, ImportError) else "lost"
+            link.send("lost", reason=reason, kind=kind)
     finally:
         os._exit(0)  # decoders that hang in their own end are no reason to wait
 

@@ -25,7 +25,10 @@ def decode_standard_input(
 ) -> Decoding:
     """``raw_format``, ``raw_size``: as in `LiveOptions`. Ends at the end of the input."""
     if raw_size is not None and (broken := limits.broken_by(*raw_size)):
-        raise SourceLost(broken)
+        raise SourceLost(
+            f"its frames have {broken}, as raw_size (--stdin-size) says. {limits.remedy(*raw_size)}",
+            "refused",
+        )
     size = f", {raw_size[1]}x{raw_size[0]}" if raw_size else ""
     yield Opened(what=f"{raw_format}{size}", fps=fps, finite=True)
     if raw_size is None:
@@ -56,7 +59,7 @@ def _decode_jpeg(jpeg: Jpeg, limits: InputLimits, time_s: float | None) -> Decod
     from .network import write_bgr
 
     if broken := limits.broken_by(jpeg.height, jpeg.width):
-        return Damaged(reason=broken)
+        return Damaged(reason=f"it has {broken}")
     decoder = av.CodecContext.create("mjpeg", "r")
     # OpenCV gives a damaged image with a grey rest; this decoder can be told to refuse it.
     decoder.options = {"err_detect": "explode", "max_pixels": str(limits.max_pixels)}

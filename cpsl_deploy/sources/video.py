@@ -224,7 +224,9 @@ class _Video:
             )
         height, width = stream.codec_context.height, stream.codec_context.width
         if height and width and (broken := self._limits.broken_by(height, width)):
-            raise DataError(f"{self._name} announces frames of {broken}. Scale it, or change the limit")
+            raise DataError(
+                f"{self._name} announces frames of {broken}. {self._limits.remedy(height, width)}"
+            )
         return stream
 
     def _rate(self) -> float:

@@ -53,6 +53,7 @@ def frames_of(inbox: Inbox) -> Iterator[Frame]:
 def test_lossless_gives_every_frame_of_a_video_and_holds_it_back(tmp_path: Path) -> None:
     feed = FileFeed(write_video(tmp_path / "drive.mp4", 30))
     assert (feed.name, feed.live, feed.is_video, feed.count, feed.fps) == ("drive", False, True, 30, 10.0)
+    assert feed.size == feed.status.size is not None and feed.status.snapshot()["size"] == list(feed.size)
     inbox = Inbox("lossless", depth=3)
     feed.open()
     assert feed.status.state == "connected"
@@ -72,12 +73,12 @@ def test_unreadable_images_are_counted_and_told_of(photos: Path, monkeypatch: py
         (photos / f"{index:02d}.png").write_bytes(b"not a picture")
     monkeypatch.setattr(file_feed, "MOST_PROBLEMS", 3)
     feed, inbox = FileFeed(photos), Inbox("lossless")
-    assert not feed.is_video and feed.fps is None and feed.count == 12
+    assert not feed.is_video and feed.fps is None and feed.count == 12 and feed.size is None
     feed.open()
     feed.start(inbox)
     assert [frame.index for frame in frames_of(inbox)] == [1, 2, 3, 6, 7, 8, 9, 10]
     assert feed.status.counters.corrupt == feed.problem_count == 4
-    assert feed.status.counters.received == 8
+    assert feed.status.counters.received == 8 and feed.status.size == (32, 48)
     *told, more = feed.problems
     assert ["00.png" in told[0], "04.png" in told[1], "05.png" in told[2]] == [True] * 3
     assert len(told) == 3 and more == "and 1 more like these"

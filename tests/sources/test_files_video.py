@@ -253,7 +253,7 @@ def test_only_video_counts(tmp_path: Path) -> None:
 
 def test_size_limits_hold_for_videos(tmp_path: Path) -> None:
     tiny = write_video(tmp_path / "tiny.mp4", 2, size=(8, 8))
-    with pytest.raises(DataError, match=r"8x8 pixels: a side is below 16 \(limit min_side\)"):
+    with pytest.raises(DataError, match=r"8x8 pixels, with a side below 16 \(limit min_side\)"):
         open_source(tiny)
     assert len(list(open_source(tiny, limits=InputLimits(min_side=8)).frames())) == 2
     path = write_video(tmp_path / "drive.mp4", 2)
