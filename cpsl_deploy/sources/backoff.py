@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
+_OPTIONS = {"stall_after_s": "--stall-after", "give_up_after_s": "--give-up-after"}
+"""What fields are called on the command line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReconnectOptions:
@@ -35,8 +38,13 @@ class ReconnectOptions:
     slow for the camera, and what waits in it grows older and older. 0 bears it; so does ``lossless``."""
     open_timeout_s: float = 10.0
     """A connection that takes longer has failed."""
+    wait: bool = False
+    """Wait for a source that is not there at the start, as for one that was lost; without it the start fails.
+    Not for standard input. A file behind an address that is waited for is taken for a live stream."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.wait, bool):
+            raise InputError(f"wait is True or False; got {self.wait!r}")
         for name in ("initial_s", "max_s", "stall_after_s", "open_timeout_s"):
             self._rule(name, "more than 0", getattr(self, name) > 0)
         for name in ("give_up_after_s", "healthy_after_s", "max_late_s"):
@@ -48,7 +56,11 @@ class ReconnectOptions:
     def _rule(self, name: str, rule: str, kept: bool) -> None:
         value = getattr(self, name)
         if not (kept and math.isfinite(value)):
-            raise InputError(f"{name} of the reconnection is {rule}; got {value:g}")
+            spelling = _OPTIONS.get(name)
+            named = f"{name} (or {spelling})" if spelling else name
+            raise InputError(
+                f"{named} of ReconnectOptions is {rule}; got {value:g}. Give another value, or leave it out"
+            )
 
 
 class Backoff:

@@ -18,17 +18,17 @@ from ..streams.inbox import Inbox, Pending
 from ..streams.status import SourceStatus
 from .backoff import Backoff, ReconnectOptions
 from .base import Feed, Frame, InputLimits
+from .live_errors import cannot_be_opened, given_up, is_closed, nothing_came
 from .live_options import LiveOptions
 from .reader_process import ReaderProcess
 from .reference import SourceReference, classify
 from .shared_frames import BufferPool
+from .source_times import SourceTimes
 
 log = logging.getLogger(__name__)
 
 _START_UP_S = 10.0
 """For the reader process to come up on a busy machine, besides the time that the connection may take."""
-_STEP_S = 0.001
-"""Frames whose time stamps do not grow are set so far apart: a video file needs times that do."""
 
 
 class _Outcome(NamedTuple):
@@ -87,33 +87,41 @@ class LiveFeed(Feed):
         self._inbox: Inbox | None = None
         self._finite = False
         self._what = ""
+        self._missing = ""
+        """Why it is waited for: it was not there at the start. Empty once it was connected."""
         self._index = 0
         self._frames = 0
-        self._size: tuple[int, int] | None = None
-        self._first_s: float | None = None
-        self._offset_s: float | None = None
-        self._last_time_s: float | None = None
+        self._times = SourceTimes()
         self._last_frame_s = 0.0
         self._last_good_s = time.monotonic()
 
     def open(self) -> None:
-        """Make the first connection. Raises DataError or UnavailableError, without credentials."""
+        """Make the first connection, or let the thread make it where it fails and is to be waited for.
+
+        Raises DataError or UnavailableError, without credentials.
+        """
         try:
             with self._opening:
                 reason = self._connect()
-        except UnavailableError as error:
-            self.status.become("failed", str(error))
+        except CpslError as error:
+            self._fail_to_open(str(error))
             raise
+        if reason and self._reconnect.wait and self.reference.kind != "stdin" and not self._closing.is_set():
+            self._missing = reason
+            self.status.become("reconnecting", f"not there yet: {reason}")
+            return
         if reason:
-            self.status.become("failed", reason)
-            raise DataError(
-                f"{self.reference.shown} cannot be opened: {reason}. Check the address or the device, and "
-                "that it can be reached from here"
-            )
+            self._fail_to_open(reason)
+            raise cannot_be_opened(self.reference, reason)
         if self.reference.kind == "network":
             self.live = not self._finite
-        rate = f", {self.fps:g} frames/s" if self.fps else ""
-        self.status.become("connected", f"{self._what}{rate}")
+        self.status.become("connected", self._what_it_is())
+
+    def _fail_to_open(self, reason: str) -> None:
+        self.status.become("failed", reason, level=logging.DEBUG)  # the exception tells
+
+    def _what_it_is(self) -> str:
+        return f"{self._what}, {self.fps:g} frames/s" if self.fps else self._what
 
     def start(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -139,8 +147,10 @@ class LiveFeed(Feed):
     def _connect(self) -> str:
         """Start a reader and wait until its source is open: why it is not, or nothing.
 
-        Raises UnavailableError if it never can be on this machine.
+        Raises UnavailableError if it never can be on this machine, DataError if it breaks a limit.
         """
+        if self._stdin is not None and is_closed(self._stdin):
+            return "it is closed"
         options = self._reconnect
         try:
             process = ReaderProcess(
@@ -149,7 +159,7 @@ class LiveFeed(Feed):
                 limits=self._limits,
                 open_timeout_s=options.open_timeout_s,
                 max_late_s=options.max_late_s,
-                after_s=self._last_time_s if self._finite else None,
+                after_s=self._times.last_s if self._finite else None,
                 stdin=self._stdin,
             )
         except OSError as error:
@@ -162,14 +172,16 @@ class LiveFeed(Feed):
         if message is not None and message["say"] == "opened":
             self._finite, self._what = bool(message["finite"]), str(message["what"])
             self.fps = message["fps"] if self.fps is None else self.fps
-            self._offset_s = 0.0 if self._finite else None
+            self._times.connected(finite=self._finite)
             return ""
         silent = not process.hung_up
         how_it_ended = self._disconnect()
         if message is not None:
             reason = self.reference.hide(str(message.get("reason") or "there is nothing in it"))
-            if message.get("unavailable"):
+            if message.get("kind") == "unavailable":
                 raise UnavailableError(f"{self.reference.shown} cannot be opened: {reason}")
+            if message.get("kind") == "refused":
+                raise DataError(f"{self.reference.shown} cannot be used: {reason}")
             return reason
         return f"no answer within {options.open_timeout_s:g} s" if silent else how_it_ended or "closed"
 
@@ -194,19 +206,21 @@ class LiveFeed(Feed):
 
     def _run(self, inbox: Inbox) -> CpslError | None:
         while True:
-            outcome = self._follow(inbox) if self._process is not None else _Outcome("lost", "not open")
+            outcome = _Outcome("lost", self._missing or "not open")
+            if self._process is not None:
+                outcome = self._follow(inbox)
             how_it_ended = self._disconnect()
             if self._closing.is_set() or outcome.how == "closed":
                 return None
-            reason = outcome.reason or how_it_ended
             if outcome.how == "ended":
                 if not self._frames:
-                    return DataError(self._nothing_came(reason))
-                self.status.become("ended", reason or f"after {self._frames} frames")
+                    return nothing_came(self.reference, self.status.counters.corrupt)
+                self.status.become("ended", f"after {self._frames} frames")
                 return None
+            reason = outcome.reason or how_it_ended
             if self.reference.kind == "stdin":
                 return DataError(f"{self.reference.shown}: {reason}")
-            if self._finite and self._frames and self._last_time_s is None:
+            if self._finite and self._frames and self._times.last_s is None:
                 return DataError(
                     f"{self.reference.shown} broke off ({reason}), and a stream without times cannot be "
                     "continued. Copy the file here and give its path"
@@ -216,31 +230,23 @@ class LiveFeed(Feed):
             if self._closing.is_set():
                 return None
 
-    def _nothing_came(self, reason: str) -> str:
-        hint = ""
-        if self.reference.kind == "stdin":
-            hint = ". It takes JPEG images, or raw frames whose format and size are given"
-        told = f" ({reason})" if reason else ""
-        return f"{self.reference.shown} ended without a single frame that can be decoded{told}{hint}"
-
     def _bring_back(self, reason: str) -> CpslError | None:
         """Connect again, however often it takes; why it was given up, or None."""
         self.status.become("reconnecting", reason)
         while not self._closing.is_set():
             wait_s = self._backoff.lost()
             if wait_s is None:
-                return DataError(
-                    f"{self.reference.shown} was lost and could not be reached again within "
-                    f"{self._reconnect.give_up_after_s:g} s; at last: {reason}"
-                )
+                after_s = self._reconnect.give_up_after_s
+                return given_up(self.reference, reason, after_s=after_s, was_there=not self._missing)
             if self._closing.wait(wait_s):
                 break
             try:
                 reason = self._connect()
-            except UnavailableError as error:
+            except CpslError as error:
                 reason = str(error)
             if not reason:
-                self.status.count(reconnects=1)
+                if not self._missing:
+                    self.status.count(reconnects=1)
                 break
             log.debug("%s: still reconnecting (%s)", self.name, reason)
         return None
@@ -300,7 +306,7 @@ class LiveFeed(Feed):
         slot, height, width = message["slot"], message["height"], message["width"]
         captured_s = float(message["captured_s"])
         self._note_frame(height, width)
-        index, time_s = self._index, self._time_of(captured_s, message["time_s"])
+        index, time_s = self._index, self._times.of(captured_s, message["time_s"])
         self._index += 1
         name = f"{self.name}-{index:06d}"
 
@@ -319,26 +325,17 @@ class LiveFeed(Feed):
     def _note_frame(self, height: int, width: int) -> None:
         self._frames += 1
         self._backoff.frame()
+        before, self.status.size = self.status.size, (height, width)
         self.status.count(received=1)
-        if self.status.state in ("stalled", "reconnecting"):
+        if self._missing:
+            self._missing = ""
+            self.status.become("connected", self._what_it_is())
+        elif self.status.state in ("stalled", "reconnecting"):
             away_s = time.monotonic() - self._last_good_s
-            self.status.become("resumed", f"after {away_s:.1f} s without a frame")
+            self.status.become("resumed", f"{width}x{height}, after {away_s:.1f} s without a frame")
         self._last_good_s = time.monotonic()
-        if self._size is not None and self._size != (height, width):
-            log.info("%s: frames are now %dx%d; before, %dx%d", self.name, width, height, *self._size[::-1])
-        self._size = (height, width)
-
-    def _time_of(self, captured_s: float, stream_s: float | None) -> float:
-        """Seconds since the first frame of the source, through all connections."""
-        if self._first_s is None:
-            self._first_s = captured_s
-        if self._offset_s is None:  # the first frame of a connection
-            self._offset_s = captured_s - self._first_s
-        time_s = captured_s - self._first_s if stream_s is None else stream_s + self._offset_s
-        if self._last_time_s is not None and time_s <= self._last_time_s:
-            time_s = self._last_time_s + _STEP_S
-        self._last_time_s = time_s
-        return time_s
+        if before is not None and before != (height, width):
+            log.info("%s: frames are now %dx%d; before, %dx%d", self.name, width, height, *before[::-1])
 
 
 def _let_go(messages: list[dict[str, Any]], process: ReaderProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import deque
@@ -16,6 +17,7 @@ import numpy as np
 from .base import InputLimits
 from .decoded import Damaged, Decoded, Decoding, LeftOut, Opened, SourceLost
 from .frame_num import FrameNumbers
+from .host_name import unresolved_host
 from .lateness import Lateness
 from .packet_loss import PacketLoss
 from .packets import Packets
@@ -96,9 +98,11 @@ def _open(url: str, transport: str, timeout_s: float) -> InputContainer:
             f"the FFmpeg libraries of the installed package 'av' cannot read {scheme}://", "unavailable"
         ) from error
     except av.error.ExitError as error:
-        raise SourceLost(f"no answer within {timeout_s:g} s") from error
+        raise SourceLost(unresolved_host(url) or f"no answer within {timeout_s:g} s") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise SourceLost(_reason(error)) from error
+        # FFmpeg has no word of its own for a name that leads nowhere.
+        unresolved = unresolved_host(url) if getattr(error, "errno", None) == errno.EIO else ""
+        raise SourceLost(unresolved or _reason(error)) from error
 
 
 def _options(url: str, transport: str) -> dict[str, str]:
@@ -128,8 +132,9 @@ def _video_of(container: InputContainer, limits: InputLimits) -> VideoStream:
         raise SourceLost("there is no video in the stream")
     stream = container.streams.video[0]
     context = stream.codec_context
-    if broken := limits.broken_by(context.height, context.width) if context.width and context.height else "":
-        raise SourceLost(broken)
+    height, width = context.height, context.width
+    if height and width and (broken := limits.broken_by(height, width)):
+        raise SourceLost(f"its frames have {broken}. {limits.remedy(height, width)}", "refused")
     # Threads by frames would hold back a frame for each thread.
     stream.thread_type = "SLICE"
     context.thread_count = min(4, os.cpu_count() or 1)
@@ -247,7 +252,7 @@ class _Decoder:
                 return Damaged(reason="a frame builds on a damaged one")
             self._damaged_s = None
         if broken := self._limits.broken_by(frame.height, frame.width):
-            return Damaged(reason=broken)
+            return Damaged(reason=f"it has {broken}")
         if self._lateness is not None:
             stamp_s = None if frame.pts is None else float(frame.pts * (frame.time_base or 0))
             self.late_s = self._lateness.of(stamp_s, now)

@@ -90,3 +90,12 @@ def test_only_healthy_frames_end_an_outage() -> None:
 def test_values_keep_their_rules(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         ReconnectOptions(**wrong)
+
+
+def test_rules_name_both_spellings() -> None:
+    with pytest.raises(
+        InputError, match=r"stall_after_s \(or --stall-after\).*more than 0; got 0\..*leave it out"
+    ):
+        ReconnectOptions(stall_after_s=0)
+    with pytest.raises(InputError, match=r"give_up_after_s \(or --give-up-after\).*0 or more; got -1"):
+        ReconnectOptions(give_up_after_s=-1)

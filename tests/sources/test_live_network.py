@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -110,6 +111,8 @@ def test_a_server_that_vanishes_and_returns_at_another_size(caplog: pytest.LogCa
             )
     assert states(caplog) == ["connected", "reconnecting", "resumed", "ended"]
     assert caplog.text.count("frames are now 80x96; before, 64x48") == 1
+    assert re.search(r"resumed \(80x96, after \d\.\d s without a frame\)", caplog.text)
+    assert feed.status.snapshot()["size"] == [96, 80]
 
 
 def test_a_size_that_changes_within_the_stream() -> None:
@@ -180,6 +183,26 @@ def test_garbage_without_end_is_a_stall() -> None:
             until(lambda: feed.status.state == "resumed")
 
 
+def test_frames_beyond_a_limit_at_the_start_are_refused() -> None:
+    with CameraServer(size=(400, 300)) as server:
+        waiting = ReconnectOptions(wait=True)
+        feed = LiveFeed(server.url, limits=InputLimits(max_pixels=100 * 100), reconnect=waiting)
+        with pytest.raises(
+            DataError, match=r"have 300x400 pixels, which is more than 10000.*--max-pixels\)$"
+        ):
+            feed.open()
+        feed.close()
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp"])
+def test_a_host_without_an_address_is_named(scheme: str) -> None:
+    feed = LiveFeed(f"{scheme}://admin:{SECRET}@camera.invalid:8554/drive")
+    with pytest.raises(DataError, match=r"opened: the host camera\.invalid cannot be resolved") as refused:
+        feed.open()
+    feed.close()
+    assert SECRET not in str(refused.value) and "admin" not in str(refused.value)
+
+
 def test_noise_from_the_first_byte_is_refused() -> None:
     with CameraServer() as server:
         server.answer = server.babble
@@ -234,6 +257,7 @@ def test_a_file_over_http_ends_at_its_end(break_at: int | None) -> None:
         with running(feed, "lossless") as inbox:
             frames = all_frames(inbox)
             assert inbox.error is None and feed.status.state == "ended"
+    assert feed.status.reason == "after 150 frames" and feed.status.size == (240, 320)
     assert not feed.live and feed.fps == 20
     assert [number_of(frame.image[:, :150]) for frame in frames] == [number % 31 for number in range(150)]
     assert [frame.time_s for frame in frames] == pytest.approx([number / 20 for number in range(150)])
@@ -274,6 +298,8 @@ def test_a_refused_connection_tells_no_credentials(
     with pytest.raises((DataError, UnavailableError)) as refused:
         feed.open()
     feed.close()
+    # The exception tells; a line in the log besides would say it twice.
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
     told = [str(refused.value), repr(refused.value), caplog.text, feed.name, str(feed.status.snapshot())]
     told += [repr(feed.reference), *capfd.readouterr(), repr(refused.value.__cause__)]
     assert SECRET not in "".join(told) and "admin" not in "".join(told)

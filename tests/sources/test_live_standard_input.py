@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -125,35 +126,69 @@ def test_images_beyond_the_limits_are_counted(pipe: Pipe) -> None:
     assert [number_of(frame.image) for frame in frames] == [1, 3] and feed.status.counters.corrupt == 2
 
 
-@pytest.mark.parametrize("data", [b"", b"GARBAGE\x00" * 10_000])
-def test_an_input_without_a_frame_is_an_error(data: bytes, pipe: Pipe) -> None:
-    with pytest.raises(DataError, match=r"standard input ended without a single frame.*JPEG"):
+@pytest.mark.parametrize(
+    "data, what",
+    [
+        (b"", "standard input is closed"),
+        (b"GARBAGE\x00" * 10_000, "standard input ended without a single frame"),
+    ],
+)
+def test_an_input_without_a_frame_is_an_error(data: bytes, what: str, pipe: Pipe) -> None:
+    with pytest.raises(DataError, match=f"{what}.*JPEG") as refused:
         read(pipe, data, LiveOptions())
+    assert "process" not in str(refused.value)
+
+
+def test_standard_input_that_was_closed_before_the_start() -> None:
+    script = (
+        "from cpsl_deploy.sources.live import LiveFeed\n"
+        "from cpsl_deploy.errors import DataError\n"
+        "feed = LiveFeed('-')\n"
+        "try: feed.open()\n"
+        "except DataError as error: print(error)\n"
+        "feed.close()\n"
+    )
+    command = ["sh", "-c", 'exec "$0" -W error -c "$1" <&-', sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("standard input cannot be opened: it is closed. It takes JPEG images")
+    assert done.stderr == ""
 
 
 def test_a_raw_size_beyond_the_limits_never_starts(pipe: Pipe) -> None:
     options = LiveOptions(raw_format="gray8", raw_size=(20_000, 20_000))
     feed = LiveFeed("-", options=options, stdin=pipe.reading, limits=InputLimits(max_pixels=10_000))
-    with pytest.raises(DataError, match="20000x20000 pixels are more than 10000"):
+    with pytest.raises(
+        DataError, match=r"20000x20000 pixels, which is more than 10000 .*--stdin-size.*--max-pixels"
+    ):
         feed.open()
     feed.close()
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "wrong, told",
     [
-        {"raw_format": "png"},
-        {"raw_format": "bgr24"},
-        {"raw_size": (10, 10)},
-        {"raw_format": "nv12", "raw_size": (31, 48)},
-        {"raw_fps": 0},
-        {"rtsp_transport": "pigeon"},
-        {"camera_size": (0, 5)},
+        ({"raw_format": "png"}, ["--stdin-format", "mjpeg, bgr24", "'png'"]),
+        (
+            {"raw_format": "bgr24"},
+            [r"raw frames \(bgr24\)", "need their size", r"raw_size=\(.*--stdin-size HxW"],
+        ),
+        ({"raw_size": (10, 12)}, ["JPEG images", "10x12", "Leave it out", "--stdin-format bgr24"]),
+        (
+            {"raw_format": "nv12", "raw_size": (31, 48)},
+            ["nv12 frames have even sides", "31x48", "--stdin-size"],
+        ),
+        ({"raw_size": (0, 48), "raw_format": "nv12"}, ["raw frames", "1 pixel or more", r"\(0, 48\)"]),
+        ({"raw_fps": 0}, ["more than 0; got 0", r"raw_fps \(--stdin-fps\)"]),
+        ({"camera_fps": float("nan")}, ["more than 0; got nan", r"camera_fps \(--camera-fps\)"]),
+        ({"rtsp_transport": "pigeon"}, ["tcp or udp", "--rtsp-transport", "'pigeon'"]),
+        ({"camera_size": (0, 5)}, ["asked of a camera", r"\(0, 5\)", r"camera_size=\(.*--camera-size HxW"]),
     ],
 )
-def test_options_keep_their_rules(wrong: dict) -> None:
-    with pytest.raises(InputError):
+def test_options_keep_their_rules(wrong: dict, told: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
         LiveOptions(**wrong)
+    for text in told:
+        assert re.search(text, str(refused.value)), text
 
 
 def test_a_pause_is_told_and_waited_for(pipe: Pipe) -> None:
