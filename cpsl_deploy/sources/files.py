@@ -18,6 +18,7 @@ from ..data.video_file import VIDEO_SUFFIXES
 from ..errors import DataError
 from .base import FILE_LIMITS, Frame, InputLimits
 from .names import safe_name, shown
+from .reference import refuse_address
 from .video import VideoSource
 
 __all__ = ["ImageSource", "VideoSource", "open_source"]
@@ -68,7 +69,8 @@ def open_source(
 
     ``limits``: by default `FILE_LIMITS`.
 
-    Raises DataError if there is nothing, no image in the folder, or the file is neither image nor video.
+    Raises DataError if there is nothing, no image in the folder, or the file is neither image nor video;
+    InputError if it is no path but an address.
     """
     text = os.fspath(reference)
     path = Path(text)
@@ -82,6 +84,7 @@ def open_source(
         return VideoSource(path, limits=limits)
     if mode:
         raise DataError(f"{shown(text)} is no regular file and no folder. Name a file, a folder or a glob")
+    refuse_address(text)
     if any(character in text for character in "*?["):
         found = sorted(Path(match) for match in glob.glob(text))
         files = [match for match in found if not stat.S_ISDIR(_mode(match)[0])]

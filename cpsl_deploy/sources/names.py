@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
+from .redaction import redact
+
 LONGEST_NAME = 120
 """Bytes of UTF-8. File systems take 255; the rest is for what outputs add: a frame's number, suffixes."""
 _SEPARATORS = frozenset('/\\:*?"<>|')
@@ -26,7 +28,9 @@ def safe_name(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """``text`` for a message: what cannot be printed as it is, is escaped as in a Python string."""
+    """``text`` for a message: what cannot be printed as it is, is escaped as in a Python string, and what may
+    be a password is hidden: an address that is taken for a path, a file that was named after its address."""
+    text = redact(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
