@@ -5,6 +5,7 @@ Nothing is ever stored unless a folder is named for it: frames of a street show 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -18,7 +19,8 @@ import cv2
 import numpy as np
 
 from ..errors import InputError, OutputError
-from ..files import as_output_error, remove_leftovers, write_bytes
+from ..files import as_output_error, atomic_path, put_unused
+from ..sinks.place import prepare_folder
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class FrameRing:
     """A folder of JPEG files, ``20261122T192504123Z-SOURCE.jpg``: the newest ones, within limits.
 
     ``offer`` every frame; those from just before an alarm are kept, too, encoded, in memory until there is
-    one. Safe to use from several threads. Files of other names in the folder are left alone.
+    one. Safe to use from several threads, and several processes may share the folder: the limits hold for the
+    files in it, whoever wrote them. Files of other names are left alone.
     """
 
     def __init__(
@@ -61,8 +64,9 @@ class FrameRing:
         self._interval_s, self._before = interval_s, before
         self._latest: dict[str, float] = {}
         self._waiting: dict[str, deque[tuple[str, bytes]]] = {}
-        self._sizes: dict[str, int] | None = None
-        """Name to bytes of the files in the folder, the oldest first; None before the first is written."""
+        self._prepared = False
+        self._sizes: dict[str, int] = {}
+        """Name to bytes of the files in the folder when it was last looked at."""
         self._alarmed: set[str] = set()
         self.kept = 0
         """Frames written, those removed since then, too."""
@@ -110,7 +114,7 @@ class FrameRing:
     def snapshot(self) -> dict[str, object]:
         """Everything, ready for JSON."""
         with self._lock:
-            sizes = self._sizes or {}
+            sizes = self._sizes
             return {
                 "folder": str(self.folder),
                 "kept": self.kept,
@@ -147,35 +151,38 @@ class FrameRing:
                 f"a frame of {len(data) / 2**20:.1f} MiB is above the limit of the ring, "
                 f"{self._max_bytes / 2**20:g} MiB. Allow more."
             )
-        sizes = self._files()
-        while sizes and (len(sizes) >= self._max_files or sum(sizes.values()) + len(data) > self._max_bytes):
-            oldest = min(sizes)
-            try:
-                (self.folder / oldest).unlink(missing_ok=True)
-            except OSError as error:
-                raise as_output_error(error, self.folder / oldest) from error
-            del sizes[oldest]
-        stem, number = name[: -len(".jpg")], 1
-        while name in sizes:  # two frames in a millisecond
-            number += 1
-            name = f"{stem[:100]}_{number}.jpg"
-        write_bytes(self.folder / name, data)
-        sizes[name] = len(data)
+        if not self._prepared:
+            prepare_folder(self.folder)
+            self._prepared = True
+        try:
+            self._make_room(1, len(data))
+            # Two frames in a millisecond are NAME and NAME_2.
+            with atomic_path(self.folder / name, put=lambda new, at: put_unused(new, at, mark="_")) as new:
+                new.write_bytes(data)
+            self._make_room(0, 0)  # others may have written meanwhile
+        except OSError as error:
+            raise as_output_error(error, self.folder / name) from error
         self.kept += 1
 
-    def _files(self) -> dict[str, int]:
-        if self._sizes is None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                remove_leftovers(self.folder)
-                self._sizes = {
-                    entry.name: entry.stat().st_size
-                    for entry in os.scandir(self.folder)
-                    if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
-                }
-            except OSError as error:
-                raise as_output_error(error, self.folder) from error
-        return self._sizes
+    def _make_room(self, files: int, size: int) -> None:
+        """Remove the oldest files until so many more, of ``size`` bytes, are within the limits."""
+        self._sizes = sizes = self._look()
+        held = sum(sizes.values())
+        for oldest in sorted(sizes):
+            if len(sizes) + files <= self._max_files and held + size <= self._max_bytes:
+                return
+            (self.folder / oldest).unlink(missing_ok=True)
+            held -= sizes.pop(oldest)
+
+    def _look(self) -> dict[str, int]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sizes: dict[str, int] = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                        sizes[entry.name] = self._sizes.get(entry.name) or entry.stat().st_size
+        return sizes
 
 
 def _encoded(image: np.ndarray) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -173,6 +175,51 @@ def test_several_threads(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(list(folder.iterdir())) == 20 == ring.snapshot()["files"] and ring.stopped == ""
+
+
+def test_runs_that_share_a_folder_hold_its_limits_together(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "holiday.jpg").write_bytes(b"mine")
+    rings = [FrameRing(folder, max_files=8, interval_s=0, before=0) for _ in range(2)]
+    for i in range(20):
+        for name, ring in zip("ab", rings, strict=True):
+            ring.offer(name, picture(i), i, alarm=True)
+            assert len(list(folder.iterdir())) <= 8 + 1
+    assert (folder / "holiday.jpg").exists()
+    assert [ring.kept for ring in rings] == [20, 20]
+    assert rings[1].snapshot()["files"] == 8, "those of both"
+    assert not any(ring.stopped for ring in rings)
+
+
+def test_the_bytes_of_another_run_count(folder: Path) -> None:
+    rings = [FrameRing(folder, max_mib=0.2, interval_s=0, before=0) for _ in range(2)]
+    for i in range(20):
+        for ring in rings:
+            ring.offer("cam", picture(i, noise=True), i, alarm=True)
+            assert sum(path.stat().st_size for path in folder.iterdir()) <= 0.2 * 2**20
+
+
+def test_frames_of_one_millisecond_do_not_replace_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring_module.time, "time", lambda: 1.8e9)
+    rings = [FrameRing(folder, interval_s=0, before=0) for _ in range(2)]
+    for i in range(3):
+        for number, ring in enumerate(rings):
+            ring.offer("cam", picture(40 * (2 * i + number)), i, alarm=True)
+    assert sorted(levels(folder)) == [0, 40, 80, 120, 160, 200]
+    assert all(ring_module._NAME.fullmatch(path.name) for path in folder.iterdir())
+
+
+def test_a_file_that_another_process_is_writing_is_left_alone(folder: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder.mkdir()
+    left, another = (folder / f".x.1.{pid}.tmp.jpg" for pid in (ended.pid, os.getppid()))
+    for path in (left, another):
+        path.write_bytes(b"half")
+    FrameRing(folder).offer("cam", picture(1), 0, alarm=True)
+    assert another.exists() and not left.exists()
 
 
 def test_the_folder_is_a_target_to_adapt_to(folder: Path) -> None:
