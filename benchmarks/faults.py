@@ -10,7 +10,6 @@ document; before it comes the table.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from camera_faults import (
     DAMAGED,
     FAULTS,
@@ -72,16 +72,14 @@ class Try:
     reconnects: int
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tries", type=int, default=5)
-    parser.add_argument("--only", default="", help="faults whose name contains this")
-    parser.add_argument("--ways", default=",".join(WORDS), help="of " + ", ".join(WORDS))
-    parser.add_argument("--record", type=Path, help="write the JSON document here, too, indented")
-    arguments = parser.parse_args()
-    ways: list[Way] = [way for way in WORDS if way in arguments.ways.split(",")]  # type: ignore[misc]
+@click.command()
+@click.option("--tries", default=5, show_default=True)
+@click.option("--only", default="", help="Faults whose name contains this.")
+@click.option("--ways", "chosen", default=",".join(WORDS), show_default=True)
+@click.option("--record", "path", type=click.Path(path_type=Path), help="The JSON document, indented.")
+def main(tries: int, only: str, chosen: str, path: Path | None) -> None:
+    """What faults of cameras and networks cost: frames, seconds, connections."""
+    ways: list[Way] = [way for way in WORDS if way in chosen.split(",")]  # type: ignore[misc]
     if rtsp_python() is None and (skipped := [way for way in ways if way in RTSP]):
         print(f"left out: {', '.join(skipped)}, which {NO_RTSP}", file=sys.stderr)
         ways = [way for way in ways if way not in RTSP]
@@ -91,12 +89,12 @@ def main() -> None:
         clips = {codec: _clips(Path(folder), codec) for codec in ("h264", "mjpeg")}
         for way in ways:
             pair = clips["mjpeg" if way == "http" else "h264"]
-            faults = [fault for fault in FAULTS if way in fault.ways and arguments.only in fault.name]
+            faults = [fault for fault in FAULTS if way in fault.ways and only in fault.name]
             for fault in faults:
                 with _watched(way, pair, segmenter) as (place, watch):
-                    tries = [_try(fault, place, watch) for _ in _counted(arguments.tries, way, fault)]
+                    found = [_try(fault, place, watch) for _ in _counted(tries, way, fault)]
                     software.add(place.camera.software)
-                rows.append({"stream": way, "fault": fault.name, "tries": [asdict(one) for one in tries]})
+                rows.append({"stream": way, "fault": fault.name, "tries": [asdict(one) for one in found]})
     record = {
         "machine": asdict(describe_machine()),
         "versions": package_versions() | {"av": __import__("av").__version__},
@@ -107,8 +105,8 @@ def main() -> None:
         "rows": rows,
     }
     print("\n".join(table(rows)))
-    if arguments.record:
-        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+    if path is not None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
 
 

@@ -12,7 +12,6 @@ if the stream failed, or if a frame came damaged, twice or out of order, or a pi
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import signal
@@ -26,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
 from camera_faults import (
     FAULTS,
     RTSP,
@@ -86,22 +86,21 @@ class Chaos:
         self._thread.join()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=30.0, help="seconds between two faults, on average")
-    parser.add_argument("--model", help="an exported file; a tiny network if not given")
-    parser.add_argument("--ways", help="rtsp-tcp, rtsp-udp, http, one camera for each that is named")
-    parser.add_argument("--record", type=Path, help="write the JSON document here, too, indented")
-    arguments = parser.parse_args()
+@click.command()
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--every", default=30.0, show_default=True, help="Seconds between two faults, on average.")
+@click.option("--model", help="An exported file; a tiny network if not given.")
+@click.option("--ways", help="rtsp-tcp, rtsp-udp, http: one camera for each that is named.")
+@click.option("--record", "path", type=click.Path(path_type=Path), help="The JSON document, indented.")
+def main(
+    minutes: float, seed: int, every: float, model: str | None, ways: str | None, path: Path | None
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    record = soak(arguments, _ways(arguments.ways))
-    if arguments.record:
-        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+    record = soak(minutes, seed, every, model, _ways(ways))
+    if path is not None:
+        path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)
     wrong = record["damaged"] or record["not_newer"] or record["pieces"]["unreadable"]
     sys.exit(1 if record["failed"] or wrong else 130 if record["interrupted"] else 0)
@@ -119,13 +118,13 @@ def _ways(asked: str | None) -> list[Way]:
     return ways  # type: ignore[return-value]
 
 
-def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
+def soak(minutes: float, seed: int, every: float, model: str | None, ways: list[Way]) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sites = _sites(stack, folder, ways)
-        model = arguments.model or str(write_tiny_onnx(folder / "tiny.onnx"))
+        used = model or str(write_tiny_onnx(folder / "tiny.onnx"))
         # Before the count of what is held: onnxruntime keeps files of its own open from now on.
-        segmenter = stack.enter_context(cpsl_deploy.load(model, threads=1))
+        segmenter = stack.enter_context(cpsl_deploy.load(used, threads=1))
         before = held()
         live = LiveOptions(rtsp_transport="udp" if "rtsp-udp" in ways else "tcp")
         preview = PreviewSink("127.0.0.1:0", health=lambda: stream.health())
@@ -140,22 +139,22 @@ def soak(arguments: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
             segmenter,
             sinks=sinks,
             live=live,
-            max_seconds=60 * arguments.minutes,
+            max_seconds=60 * minutes,
         )
         tally = Tally(sites)
         memory, poller = Memory(), Poller(preview)
-        chaos = Chaos(sites, arguments.every, arguments.seed)
+        chaos = Chaos(sites, every, seed)
         began_s = time.monotonic()
-        ended = _run(stream, arguments.minutes, tally, [memory, poller, pieces, chaos])
+        ended = _run(stream, minutes, tally, [memory, poller, pieces, chaos])
         minutes = (time.monotonic() - began_s) / 60
         after = _settled(before)
         return {
             "minutes": round(minutes, 2),
             **ended,
-            "seed": arguments.seed,
+            "seed": seed,
             "cameras": [f"{place.way}: {place.camera.software}" for place in sites],
             "clips": [clip.describe() for place in sites for clip in place.clips],
-            "model": arguments.model or "tests/tiny_onnx.py",
+            "model": model or "tests/tiny_onnx.py",
             "faults": dict(sorted(chaos.counts.items())),
             **_counters(stream),
             **tally.figures(),

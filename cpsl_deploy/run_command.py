@@ -71,6 +71,7 @@ class RunCommand(Command):
 @click.option("--stdin-format", default="mjpeg", show_default=True, help="mjpeg, bgr24, rgb24, gray8, ...")
 @click.option("--stdin-size", metavar="HxW", help="Of raw frames on standard input.")
 @click.option("--stdin-fps", type=float, help="Of standard input. Default: as they come.")
+@click.option("--wait", is_flag=True, help="For a live source that is not there yet.")
 @click.option("--stall-after", type=float, help="Seconds without a frame: stalled. Default: 5.")
 @click.option("--give-up-after", type=float, help="Seconds; 0: never. Default: 3600.")
 @click.option("--max-pixels", type=int, help="Larger frames are refused. Default: 2^27; live 8K.")
@@ -169,7 +170,8 @@ def _stream_options(values: dict[str, Any]) -> Any:
         max_seconds=take("max_seconds"),
         limits=None if (pixels := take("max_pixels")) is None else InputLimits(max_pixels=pixels),
         reconnect=ReconnectOptions(
-            **given(stall_after_s=take("stall_after"), give_up_after_s=take("give_up_after"))
+            wait=take("wait"),
+            **given(stall_after_s=take("stall_after"), give_up_after_s=take("give_up_after")),
         ),
         live=LiveOptions(
             rtsp_transport=take("rtsp_transport"),
