@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _START = b"\xff\xd8\xff"
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """Within the coded data of an image: anything but an escaped byte, a fill byte and a restart."""
-_BETWEEN = re.compile(rb"[\0\s]*(--[!-~ ]*)?(\r?\n[A-Za-z-]+:[!-~ ]*)*[\0\s]*")
+_FILL = re.compile(rb"\xff+")
+_NO_HEADER = frozenset((0x00, *range(0xD0, 0xD8)))
+"""What follows FF in coded data alone."""
+_PADDING = b"\0 \t\r\n\v\f"
+_BETWEEN = re.compile(rb"(?:--[!-~ ]*|[A-Za-z-]+:[!-~ ]*)?(?:\r?\n[A-Za-z-]+:[!-~ ]*)*")
 """What may stand between images: padding, or the lines of a multipart stream, as web cameras send them."""
 _LONGEST_BETWEEN = 1024
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
@@ -33,15 +37,22 @@ class Broken(NamedTuple):
 
 
 class JpegStream:
-    """Takes bytes as they come and gives the images in them. Holds at most ``most`` bytes."""
+    """Takes bytes as they come and gives the images in them. Holds little more than ``most`` bytes.
+
+    The work is in proportion to the bytes, whatever they are: where a marker must stand and does not, an
+    image is given up at once, and the search goes on behind all that it was followed through, but for the
+    one segment whose length led astray.
+    """
 
     def __init__(self, most: int = 64 << 20) -> None:
         self._most = most
         self._data = bytearray()
         self._at = 0
         """Where the image at the beginning of the data was looked at up to."""
-        self._after_applications = 0
-        """Where its last segment ends that may hold another image, its thumbnail."""
+        self._again = 0
+        """Where the next image is looked for if this one is given up."""
+        self._sought = 0
+        """Where no image begins before, while there is none."""
         self._size: tuple[int, int] | None = None
         self._coded = False
         self._garbage = False
@@ -61,77 +72,84 @@ class JpegStream:
 
     def _next(self) -> Jpeg | Broken | None:
         if not self._at:
-            start = self._data.find(_START)
+            start = self._data.find(_START, self._sought)
+            # The last two bytes may be the beginning of an image.
+            self._sought = max(len(self._data) - 2, 0)
             if start < 0 and len(self._data) <= _LONGEST_BETWEEN:
                 return None
-            # The last two bytes may be the beginning of an image.
-            for broken in self._skip(start if start >= 0 else len(self._data) - 2):
+            for broken in self._skip(start if start >= 0 else self._sought):
                 return broken
             if start < 0:
                 return None
             self._garbage = False
-            self._at, self._after_applications, self._size, self._coded = 2, 2, None, False
+            self._at, self._again, self._size, self._coded = 2, 2, None, False
         return self._image()
 
     def _skip(self, count: int) -> Iterator[Broken]:
         """Throw bytes away; a stretch of garbage, however long, is told once."""
-        skipped = bytes(self._data[:count])
-        del self._data[:count]
-        if not self._garbage and not (count <= _LONGEST_BETWEEN and _BETWEEN.fullmatch(skipped)):
+        expected = count <= _LONGEST_BETWEEN and _BETWEEN.fullmatch(self._data[:count].strip(_PADDING))
+        self._drop(count)
+        if not self._garbage and not expected:
             self._garbage = True
             yield Broken("bytes that are no image")
 
+    def _drop(self, count: int) -> None:
+        del self._data[:count]
+        self._at = self._sought = 0
+
     def _image(self) -> Jpeg | Broken | None:
         """Go through the segments: an image may hold another one, its thumbnail, within a segment."""
-        while True:
-            if self._at > self._most:
-                return self._give_up(f"an image of more than {self._most} bytes")
-            match = _MARKER.search(self._data, self._at)
-            if match is None:
-                self._at = max(len(self._data) - 1, 2) if self._coded else self._at
-                return self._give_up("no image") if len(self._data) > self._most else None
-            if not self._coded and match.start() != self._at:
-                # Perhaps cut off within a segment, whose length then leads into the image that follows.
-                return self._give_up("a damaged header", self._after_applications)
-            marker = match.group(1)[0]
-            if marker == _EOI:
-                return self._whole(match.end())
-            if marker == _SOI:
-                return self._give_up("an image that ends in the middle", match.start())
-            if len(self._data) < match.end() + 2:
-                self._at = match.start()
-                return self._give_up("no image") if len(self._data) > self._most else None
-            if not self._segment(marker, match.end()):
+        while self._at <= self._most:
+            if not (self._find_marker() if self._coded else self._expect_marker()):
                 return None
+            first, marker = self._data[self._at : self._at + 2]
+            if first != 0xFF or marker in _NO_HEADER:
+                # Perhaps cut off within a segment, whose length then leads into the image that follows.
+                return self._give_up("a damaged header", self._again)
+            if marker == _EOI:
+                return self._whole(self._at + 2)
+            if marker == _SOI:
+                return self._give_up("an image that ends in the middle", self._at)
+            if len(self._data) < self._at + 4:
+                return None
+            length = int.from_bytes(self._data[self._at + 2 : self._at + 4], "big")
+            if length < 2:
+                return self._give_up("a damaged header", self._at)
+            if len(self._data) < self._at + 2 + length:
+                return None
+            self._pass_segment(marker, length)
+        return self._give_up(f"an image of more than {self._most} bytes", self._at)
 
-    def _segment(self, marker: int, at: int) -> bool:
-        """Pass a segment whose length is at ``at``; False if not all of it is there."""
-        length = int.from_bytes(self._data[at : at + 2], "big")
-        if len(self._data) < at + length:
-            self._at = at - 2
-            return False
+    def _find_marker(self) -> bool:
+        """Go on to the next marker in coded data; False if there is none yet."""
+        found = _MARKER.search(self._data, self._at)
+        self._at = max(len(self._data) - 1, self._at) if found is None else found.start()
+        return found is not None
+
+    def _expect_marker(self) -> bool:
+        """Go over fill bytes; False if the two bytes of a marker are not there yet."""
+        if fill := _FILL.match(self._data, self._at):
+            self._at = fill.end() - 1
+        return len(self._data) >= self._at + 2
+
+    def _pass_segment(self, marker: int, length: int) -> None:
         if marker in _SIZES and length >= 7:
-            self._size = (
-                int.from_bytes(self._data[at + 3 : at + 5], "big"),
-                int.from_bytes(self._data[at + 5 : at + 7], "big"),
-            )
+            height_width = self._data[self._at + 5 : self._at + 9]
+            self._size = (int.from_bytes(height_width[:2], "big"), int.from_bytes(height_width[2:], "big"))
         self._coded = marker == _SOS
-        self._at = at + length
-        if marker in _APPLICATIONS:
-            self._after_applications = self._at
-        return True
+        begin = self._at + 2
+        self._at = begin + length
+        # What was followed up to a further marker is of this image; a thumbnail is of it in any case.
+        self._again = self._at if self._coded or marker in _APPLICATIONS else begin
 
     def _whole(self, end: int) -> Jpeg | Broken:
         if self._size is None:
             return self._give_up("an image without a size", end)
         found = Jpeg(bytes(self._data[:end]), *self._size)
-        del self._data[:end]
-        self._at = 0
+        self._drop(end)
         return found
 
-    def _give_up(self, reason: str, end: int | None = None) -> Broken:
-        # What was passed is left out: a thumbnail in it is no frame.
-        del self._data[: self._at if end is None else end]
-        self._at = 0
+    def _give_up(self, reason: str, end: int) -> Broken:
+        self._drop(end)
         self._garbage = True  # what follows up to the next image belongs to this one
         return Broken(reason)

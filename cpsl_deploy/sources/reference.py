@@ -116,7 +116,7 @@ def refuse_address(path: str) -> None:
             f"{shown} is the address of a stream, and a file is needed here. Name one by its path"
         )
     raise InputError(
-        f"{shown!r} looks like the address of a stream and is none: an address is written SCHEME://HOST/PATH, "
+        f"{shown!r} looks like the address of a stream and is none: one is written SCHEME://HOST/PATH, "
         "for example rtsp://192.168.1.5:8554/drive. No file has this name either"
     )
 
