@@ -200,6 +200,13 @@ def test_a_region_that_fits_no_frame_is_an_error(tmp_path: Path, tiny_model: Pat
     assert result.exit_code == 2 and "reaches beyond a frame" in result.stderr
 
 
+def test_a_region_outside_of_a_video_is_told_at_the_start(
+    tmp_path: Path, tiny_model: Path, video: Path
+) -> None:
+    result = invoke(tiny_model, video, "-o", tmp_path / "out", "--roi", "90,50,100,100")
+    assert result.exit_code == 2 and "reaches beyond" in result.stderr and "none of" not in result.stderr
+
+
 def test_drift_of_a_part_of_the_frame_is_refused(tmp_path: Path, tiny_model: Path, photos: Path) -> None:
     result = invoke(tiny_model, photos, "-o", tmp_path / "out", "--drift", "--roi", "0,0.5,1,0.5")
     assert result.exit_code == 2 and "whole frames" in result.stderr

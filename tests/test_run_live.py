@@ -132,6 +132,17 @@ def test_a_camera_that_comes_back_is_one_recording(
         assert len(re.findall(rf": {state} \(", run.told)) == 1, run.told
 
 
+def test_a_camera_that_is_not_there_yet_can_be_waited_for(
+    tmp_path: Path, tiny_model: Path, camera: CameraServer
+) -> None:
+    camera.kill()
+    with Run(tmp_path, tiny_model, camera.url, "-o", "out", "--wait", "--max-frames", 5) as run:
+        until(lambda: "reconnecting" in run.told, "that it is not there")
+        camera.start()
+        assert run.process.wait(30) == 0, run.told
+    assert len(re.findall(r": connected \(", run.told)) == 1, run.told
+
+
 def test_a_camera_that_is_not_there_starts_nothing(tmp_path: Path, tiny_model: Path) -> None:
     with Run(tmp_path, tiny_model, "http://me:geheim@127.0.0.1:9/road", "-o", "out") as run:
         assert run.process.wait(30) == 2

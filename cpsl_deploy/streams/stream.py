@@ -21,6 +21,7 @@ from ..sources.base import Feed
 from ..sources.open import Reference, as_references, open_feeds
 from .engine import Engine
 from .options import StreamOptions
+from .region import Region
 from .result import StreamResult
 from .view import View
 
@@ -57,6 +58,9 @@ class Stream:
             raise InputError(
                 f"smoothing is over time, and {still[0]} is images. Leave it out, or give a video"
             )
+        for feed in feeds:
+            if isinstance(options.roi, Region) and feed.size is not None:
+                options.roi.box(*feed.size, options.limits)
         takes = segmenter.backend.batch
         if options.batch is not None and takes not in (None, options.batch):
             raise InputError(
