@@ -24,11 +24,12 @@ _NUMBERS = itertools.count(1)
 
 @contextlib.contextmanager
 def atomic_path(
-    path: str | os.PathLike[str], *, put: Callable[[Path, Path], object] = os.replace
+    path: str | os.PathLike[str], *, put: Callable[[Path, Path], object] | None = None
 ) -> Iterator[Path]:
     """Give a temporary path beside ``path``; put it in place when the block ends without an error.
 
-    ``put``, called with the temporary path and ``path``, puts it there; `put_unused` replaces nothing.
+    ``put``, called with the temporary path and ``path``, puts it there: by default replacing what is there;
+    `put_unused` replaces nothing.
 
     The temporary name keeps the suffix, so that writers that look at it (OpenCV, ONNX) work. On an error
     nothing is left behind and an earlier file at ``path`` stays as it was. Raises OutputError if the
@@ -40,7 +41,7 @@ def atomic_path(
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
-        put(temporary, path)
+        (put or os.replace)(temporary, path)
     except OSError as error:
         raise as_output_error(error, path) from error
     finally:

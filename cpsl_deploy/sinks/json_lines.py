@@ -87,7 +87,7 @@ class AreasSink(Sink):
             self._path = self._folder / f"areas-{piece_stamp(result.frame)}.jsonl"
         self._began_s = result.frame.captured_s
         try:
-            put = os.replace if self._piece_s is None else self._put_unused
+            put = None if self._piece_s is None else self._put_unused
             temporary = self._place.enter_context(atomic_path(self._path, put=put))
             self._lines = temporary.open("w", encoding="utf-8", buffering=1)
         except BaseException as error:

@@ -69,7 +69,7 @@ class VideoWriter:
         if suffix not in CONTAINERS:
             check_codec(chosen.name, suffix)  # raises
         self._place = contextlib.ExitStack()
-        put = os.replace if replace else self._put_unused
+        put = None if replace else self._put_unused
         temporary = self._place.enter_context(atomic_path(self.path, put=put))
         self._container: Any = None
         with self._errors():
