@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from dataclasses import asdict
@@ -224,22 +225,38 @@ class ReaderProcess:
 def _start(descriptors: tuple[int, int, int], stdin: int | None) -> subprocess.Popen[bytes]:
     if os.name != "posix" or not sys.executable:
         raise OSError("live sources need a POSIX system and the Python interpreter's own program")
-    # It finds the modules that this process finds, and no others: `-m` alone would look into the current
-    # folder first, where anything may lie.
-    paths = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
-    here = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths if here in paths else [*paths, here]),
-        "PYTHONSAFEPATH": "1",
-        "OPENCV_LOG_LEVEL": "ERROR",
-    }
     return subprocess.Popen(
-        [sys.executable, "-m", "cpsl_deploy.sources.reader", *map(str, descriptors)],
+        [sys.executable, "-c", _BEGIN, *map(str, descriptors), *_search_path()],
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         bufsize=0,
         pass_fds=descriptors,
-        env=environment,
+        # An empty or relative entry would make the start of the interpreter itself look into the folder.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_asked_for()), "OPENCV_LOG_LEVEL": "ERROR"},
     )
+
+
+_BEGIN = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from cpsl_deploy.sources.reader import main; main(*map(int, sys.argv[1:4]))"
+)
+"""`-c` and `-m` look into the current folder first, where anything may lie that would then be told passwords;
+PYTHONSAFEPATH keeps them from it, but only from Python 3.11 on. ``sys`` is in the interpreter itself."""
+
+
+def _search_path() -> list[str]:
+    """Where this process finds modules, without the current folder: an interpreter that was started with `-m`
+    or `-c` has it in its path. It stays if it was asked for, or the packages are installed in it."""
+    package = str(Path(__file__).resolve().parents[2])
+    wanted = {os.path.realpath(path) for path in (package, *_asked_for(), *sysconfig.get_paths().values())}
+    paths = [entry for entry in sys.path if isinstance(entry, str) and entry]
+    with contextlib.suppress(OSError):  # it is deleted, and nothing is found there
+        here = os.path.realpath(os.getcwd())
+        paths = [path for path in paths if os.path.realpath(path) != here or here in wanted]
+        paths = [os.path.abspath(path) for path in paths]
+    return paths if package in paths else [*paths, package]
+
+
+def _asked_for() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]

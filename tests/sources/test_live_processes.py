@@ -18,6 +18,7 @@ from live_servers import CameraServer, next_frame, running, until
 from cpsl_deploy.errors import DataError
 from cpsl_deploy.sources.backoff import ReconnectOptions
 from cpsl_deploy.sources.live import LiveFeed
+from cpsl_deploy.sources.reader_process import _search_path
 from cpsl_deploy.streams.inbox import Inbox
 
 QUICK = ReconnectOptions(initial_s=0.05, max_s=0.2, stall_after_s=0.6, open_timeout_s=5)
@@ -176,3 +177,61 @@ def test_the_reader_needs_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with modules that leave a trace when they are imported."""
+    trace = f"open({str(tmp_path / 'trace')!r}, 'a').write(__name__ + ' ')\n"
+    package = tmp_path / "cpsl_deploy" / "sources"
+    package.mkdir(parents=True)
+    for folder, names in (
+        (tmp_path, ("json", "numpy", "av", "sitecustomize")),
+        (package, ("__init__", "reader")),
+    ):
+        for name in names:
+            (folder / f"{name}.py").write_text(trace)
+    (package.parent / "__init__.py").write_text(trace)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep + ".")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("entry", ["", ".", "absolute"])
+def test_the_reader_runs_nothing_of_the_current_folder(
+    entry: str, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which an interpreter that was started with ``-c`` or ``-m`` looks into first, and a reader is told
+    passwords."""
+    monkeypatch.setattr(sys, "path", [str(hostile_folder) if entry == "absolute" else entry, *sys.path])
+    with CameraServer() as server, running(LiveFeed(server.url, reconnect=QUICK)) as inbox:
+        assert next_frame(inbox).image.shape == (48, 64, 3)
+    assert not (hostile_folder / "trace").exists()
+
+
+def test_the_reader_finds_what_its_parent_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same order: also in the current folder, if it is asked for, and in one with a colon in it."""
+    odd = tmp_path / "a:b"
+    odd.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(odd), *sys.path, str(tmp_path)])
+    assert _search_path() == sys.path[:-1]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert _search_path() == sys.path
+    monkeypatch.setattr(sys, "path", [str(odd)])
+    assert _search_path() == [str(odd), str(Path(__file__).parents[2])]
+    monkeypatch.chdir(odd)
+    odd.rmdir()
+    assert _search_path()[0] == str(odd)
+
+
+def test_nobody_sees_an_address_at_the_reader() -> None:
+    with CameraServer() as server:
+        url = server.url.replace("http://", "http://admin:hunter2@") + "?token=tick3"
+        feed = LiveFeed(url, reconnect=QUICK)
+        with running(feed) as inbox:
+            next_frame(inbox)
+            for what in ("cmdline", "environ", "comm", "maps"):
+                seen = Path(f"/proc/{feed._process.pid}/{what}").read_bytes()
+                assert seen and not any(secret in seen for secret in (b"hunter2", b"tick3", b"http://")), what
