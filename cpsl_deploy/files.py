@@ -36,7 +36,7 @@ def atomic_path(
     folder is not writable or the disk is full.
     """
     path = Path(path)
-    temporary = _beside(path, "tmp")
+    temporary = _beside(path, f"{next(_NUMBERS)}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -130,7 +130,7 @@ class _Swap:
 
     def __init__(self, target: Path, mark: str) -> None:
         self.target = target
-        self.new = _beside(target, "tmp")
+        self.new = _beside(target)
         self.earlier = target.with_name(mark)
         self._was_there: bool | None = None
 
@@ -152,7 +152,7 @@ class _Swap:
 
 class _FileSwap(_Swap):
     def __init__(self, target: Path) -> None:
-        super().__init__(target, _beside(target, "old.tmp").name)
+        super().__init__(target, _beside(target, mark="old.tmp").name)
 
     def prepare(self) -> None:
         _flush(self.new)
@@ -216,8 +216,8 @@ class _FolderSwap(_Swap):
         shutil.rmtree(self.new, ignore_errors=True)
 
 
-def _beside(path: Path, mark: str) -> Path:
-    return path.with_name(f".{path.stem}.{next(_NUMBERS)}.{os.getpid()}.{mark}{path.suffix}")
+def _beside(path: Path, number: str = "", mark: str = "tmp") -> Path:
+    return path.with_name(f".{path.stem}.{number}{os.getpid()}.{mark}{path.suffix}")
 
 
 def _flush(path: Path) -> None:

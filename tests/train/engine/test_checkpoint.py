@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_both_as_they_are(
     """The temporary file is a link to a device that is always full."""
     for iteration in (1, 2):
         checkpoints.write(state(iteration))
-    monkeypatch.setattr(files, "_beside", lambda path, mark: path.with_name(f".{mark}{path.suffix}"))
+    monkeypatch.setattr(files, "_beside", lambda path, number: path.with_name(f".tmp{path.suffix}"))
     checkpoints.last.with_name(".tmp.pt").symlink_to("/dev/full")
     with pytest.raises(OutputError, match=r"the disk is full .*checkpoint\.pt.*free some space"):
         checkpoints.write(state(3, size=size))
