@@ -15,7 +15,7 @@ from ..streams.inbox import Inbox, Pending
 from ..streams.status import SourceStatus
 from .base import Feed, Frame, InputLimits
 from .files import open_source
-from .names import safe_name
+from .names import safe_name, shown
 from .video import VideoSource
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class FileFeed(Feed):
                 if not put(frame):
                     break
         except BaseException as error:
-            self.status.become("failed", f"{type(error).__name__}: {error}")
+            self.status.become("failed", shown(f"{type(error).__name__}: {error}"))
             inbox.end(error)
         else:
             self.status.become("ended")

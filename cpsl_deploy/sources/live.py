@@ -67,7 +67,7 @@ class LiveFeed(Feed):
         self.reference = reference if isinstance(reference, SourceReference) else classify(reference)
         if self.reference.kind == "file":
             raise InputError(
-                f"a live source is a camera, a stream's address, a pipeline or -; got {reference}"
+                f"a live source is a camera, a stream's address, a pipeline or -; got {self.reference.shown}"
             )
         self.name = name or self.reference.name
         self.live = self.reference.live

@@ -1,7 +1,7 @@
 """The reader process: decodes one live source for the process that started it.
 
-``python -m cpsl_deploy.sources.reader CONTROL MESSAGES MEMORY`` with three open descriptors. A decoder that
-hangs is ended by killing this process, and one that crashes takes nothing else with it.
+`ReaderProcess` starts it and calls `main` with three open descriptors. A decoder that hangs is ended by
+killing this process, and one that crashes takes nothing else with it.
 
 CONTROL, lines to here: the configuration as one JSON object (not as arguments, which everyone can read: it
 holds passwords); then ``go lossless`` or ``go latest`` once, and ``free SLOT`` for every frame done with.
@@ -26,7 +26,6 @@ import json
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -228,7 +227,3 @@ def main(control: int, messages: int, memory: int) -> None:
             link.send("lost", reason=reason, kind=kind)
     finally:
         os._exit(0)  # decoders that hang in their own end are no reason to wait
-
-
-if __name__ == "__main__":
-    main(*(int(number) for number in sys.argv[1:4]))

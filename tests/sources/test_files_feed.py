@@ -197,7 +197,7 @@ def test_an_error_of_the_source_ends_the_inbox_with_it(photos: Path, monkeypatch
 
     def broken() -> Iterator[Frame]:
         yield next(frames())
-        raise OSError(5, "Input/output error")
+        raise OSError(5, "Input/output error", "photo.png?token=hunter2")
 
     monkeypatch.setattr(feed._source, "frames", broken)
     feed.open()
@@ -205,6 +205,7 @@ def test_an_error_of_the_source_ends_the_inbox_with_it(photos: Path, monkeypatch
     until(lambda: inbox.error)
     assert isinstance(inbox.error, OSError) and inbox.take().index == 0 and inbox.exhausted
     assert feed.status.state == "failed" and "Input/output error" in feed.status.reason
+    assert "hunter2" not in feed.status.reason
     feed.close()
 
 

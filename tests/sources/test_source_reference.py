@@ -12,6 +12,7 @@ import pytest
 from cpsl_deploy.errors import DataError, InputError, UnavailableError
 from cpsl_deploy.sources.file_feed import FileFeed
 from cpsl_deploy.sources.files import open_source
+from cpsl_deploy.sources.live import LiveFeed
 from cpsl_deploy.sources.reference import NETWORK_SCHEMES, classify
 
 
@@ -108,6 +109,12 @@ def test_an_address_is_no_file_and_its_password_is_not_shown() -> None:
         with pytest.raises(DataError) as missing:
             open_source(text)
         assert "hunter2" not in str(missing.value) + classify(text).shown
+
+
+def test_a_file_is_no_live_source_and_is_named_without_a_password() -> None:
+    with pytest.raises(InputError, match="a live source is") as refused:
+        LiveFeed("nothing?token=hunter2")
+    assert "hunter2" not in str(refused.value)
 
 
 def test_files_with_the_name_of_an_address_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
