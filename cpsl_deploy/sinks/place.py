@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -35,7 +36,7 @@ def prepare_folder(folder: Path) -> None:
             found = re.fullmatch(r"\..+\.(\d+)\.(old\.)?tmp(\..+)?", path.name)
             if found and _is_leftover(path, int(found[1])):
                 path.unlink(missing_ok=True)
-        probe = folder / f".probe.{os.getpid()}.tmp"
+        probe = folder / f".probe.{threading.get_ident()}.{os.getpid()}.tmp"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

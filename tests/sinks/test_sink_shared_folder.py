@@ -17,7 +17,7 @@ from sink_results import make_result, visible
 from cpsl_deploy.errors import OutputError
 from cpsl_deploy.files import atomic_path, put_unused, remove_leftovers
 from cpsl_deploy.sinks import AreasSink, OverlaySink
-from cpsl_deploy.sinks.place import make_unused_folder, piece_stamp
+from cpsl_deploy.sinks.place import make_unused_folder, piece_stamp, prepare_folder
 
 
 def no_links(*_: object) -> None:
@@ -106,3 +106,12 @@ def test_folders_made_at_once_are_different_ones(tmp_path: Path) -> None:
     assert sorted(path.name for path in made) == sorted(
         ["labels-2026.11", *(f"labels-2026.11-{number}" for number in range(2, 9))]
     )
+
+
+def test_a_folder_is_prepared_by_several_at_once(tmp_path: Path) -> None:
+    def prepare(_: int) -> None:
+        for _ in range(50):
+            prepare_folder(tmp_path / "results")
+
+    at_once(prepare)
+    assert visible(tmp_path) == []
