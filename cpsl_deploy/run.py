@@ -17,6 +17,7 @@ from .segmenter import Segmenter, load
 from .sinks.base import Sink
 from .sinks.video_codec import check_codec
 from .sources.base import Feed
+from .sources.names import shown
 from .sources.open import Reference, as_references, open_feeds
 from .streams.options import StreamOptions
 from .streams.stream import Stream
@@ -204,7 +205,9 @@ def _folder(
     folder = default_output(feeds) if output is None else Path(output)
     for reference in references:
         if isinstance(reference, str | os.PathLike) and folder.resolve() == Path(reference).resolve():
-            raise InputError(f"results go into a folder of their own, not into the input {reference}")
+            raise InputError(
+                f"results go into a folder of their own, not into the input {shown(str(reference))}"
+            )
     if all(feed.live for feed in feeds):
         # Pieces of a recording are named by their time: a service that starts again adds to them. The sinks
         # make the folder once the source is there.
