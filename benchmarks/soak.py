@@ -7,7 +7,8 @@ Cameras are the tests' rig: H.264 by RTSP where GStreamer's rtsp-server is insta
 share one model; overlays and areas are written in pieces, checked and deleted, and the preview is polled. The
 one line on standard output, a JSON document, has frames in, out, dropped and corrupt, reconnections, ages,
 memory slopes, and what was left behind. Ctrl-C ends the run with the document of what was done. Exit code 1
-if the stream failed, or if a frame came damaged, twice or out of order, or a piece cannot be read.
+if the stream failed, a source did not come back, a frame came damaged, twice or out of order, or a piece
+cannot be read.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ from cpsl_deploy.sinks.preview import PreviewSink
 from cpsl_deploy.sources.live_options import LiveOptions
 from cpsl_deploy.streams.stream import Stream
 
+SILENT_S = 60.0
+"""A source that gave nothing for so long at the end did not come back: longer than any fault and its waits."""
 CLIPS = {"h264": ((640, 360), (480, 272)), "mjpeg": ((480, 272), (320, 192))}
 """(width, height) of what the cameras send, and after a change."""
 
@@ -102,7 +105,7 @@ def main(
     if path is not None:
         path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record), flush=True)
-    wrong = record["damaged"] or record["not_newer"] or record["pieces"]["unreadable"]
+    wrong = record["damaged"] or record["not_newer"] or record["pieces"]["unreadable"] or record["silent"]
     sys.exit(1 if record["failed"] or wrong else 130 if record["interrupted"] else 0)
 
 
@@ -172,7 +175,10 @@ def soak(minutes: float, seed: int, every: float, model: str | None, ways: list[
 def _sites(stack: ExitStack, folder: Path, ways: list[Way]) -> list[Site]:
     codecs = ["mjpeg" if way == "http" else "h264" for way in ways]
     clips = {
-        codec: [write_clip(folder / f"{codec}-{size[0]}", codec=codec, size=size) for size in CLIPS[codec]]
+        codec: [
+            write_clip(folder / f"{codec}-{size[0]}", codec=codec, size=size, count=250)
+            for size in CLIPS[codec]
+        ]
         for codec in dict.fromkeys(codecs)
     }
     pairs = [clips[codec] for codec in codecs]
@@ -222,6 +228,7 @@ def _counters(stream: Stream) -> dict[str, Any]:
             "corrupt": total["corrupt"],
         },
         "reconnects": total["reconnects"],
+        "silent": [source["name"] for source in sources if (source["last_frame_s_ago"] or 0) > SILENT_S],
     }
 
 
