@@ -53,7 +53,7 @@ from cpsl_deploy.sources.live_options import LiveOptions
 from cpsl_deploy.streams.stream import Stream
 
 SILENT_S = 60.0
-"""A source that gave nothing for so long at the end did not come back: longer than any fault and its waits."""
+"""A source that gave nothing for so long at the end did not come back: no fault takes so long."""
 CLIPS = {"h264": ((640, 360), (480, 272)), "mjpeg": ((480, 272), (320, 192))}
 """(width, height) of what the cameras send, and after a change."""
 
