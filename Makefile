@@ -22,10 +22,12 @@ STAMP := $(VENV)/.set-up
 demo: setup
 	$(BIN)/cpsl-demo $(ARGS)
 
-# Idle threads that spin make small tests several times slower when cores are few.
+# Two files of tests at a time, each on a thread of its own: many wait for cameras, servers and processes. Idle
+# threads that spin make small tests several times slower when cores are few.
 test: export OMP_WAIT_POLICY = PASSIVE
+test: export OMP_NUM_THREADS = 1
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
