@@ -78,10 +78,14 @@ class Judge:
     def _age_of(self, place: int, size: tuple[int, int], now: float) -> float | None:
         sent = [one for one in list(self.camera.sent) if one.place == place and one.size == size]
         ages = [1e3 * (now - one.at_s) for one in sent]
-        expected = self._age_ms if now - self._at_s < 3 else 0.0
+        since_ms = 1e3 * (now - self._at_s)
+        expected = self._age_ms if since_ms < 3000 else 0.0
         age = min((age for age in ages if age >= 0), key=lambda age: abs(age - expected), default=None)
-        if age is not None:
-            self._at_s, self._age_ms = now, age
+        # Nothing grows older faster than time goes by: what was sent just now is not told of yet, and this is
+        # the round of the clip before.
+        if age is None or (since_ms < 3000 and age > self._age_ms + since_ms + 200):
+            return None
+        self._at_s, self._age_ms = now, age
         return age
 
 
