@@ -376,6 +376,7 @@ def test_no_result_is_kept_while_the_next_is_waited_for() -> None:
     wait_until(lambda: worker.snapshot()["written"])
     gc.collect()
     wait_until(lambda: alive() is None)
+    assert worker.snapshot()["written"] == 1
     worker.close()
 
 

@@ -115,7 +115,7 @@ def test_garbage_is_no_reason_to_fail() -> None:
         for at in random.integers(0, len(spoiled), 8):
             spoiled[at] = random.integers(256)
         numbers = FrameNumbers(random.bytes(int(random.integers(60))) if random.random() < 0.5 else extradata)
-        numbers.skips(bytes(spoiled[: random.integers(len(spoiled))]))
-        numbers.skips(random.bytes(100))
+        assert numbers.skips(bytes(spoiled[: random.integers(len(spoiled))])) in (True, False)
+        assert numbers.skips(random.bytes(100)) in (True, False)
     for extra in (b"\x01", b"\x01" * 40, b"\x01\x64\0\x1f\xff\xe1\xff\xff\x67", b"\0\0\1", b"\0\0\1\x67"):
-        FrameNumbers(extra).skips(b"\0\0\1\x65" + b"\0" * 50)
+        assert FrameNumbers(extra).skips(b"\0\0\1\x65" + b"\0" * 50) in (True, False)
