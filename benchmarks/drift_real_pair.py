@@ -21,7 +21,6 @@ import numpy as np
 from drift_streams import CHANGES, STEPS, Stream, changed_from, darkened
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.command_line import Command
 from cpsl_deploy.data import Dataset, open_dataset
 from cpsl_deploy.drift.curve import Curve, Point
@@ -30,6 +29,7 @@ from cpsl_deploy.drift.plot import write_plot
 from cpsl_deploy.drift.reference import DriftReference, names_of
 from cpsl_deploy.drift.statistics import FrameStatistics, group_of
 from cpsl_deploy.files import new_output_folder, write_json, write_text
+from cpsl_deploy.machine import describe_machine, package_versions
 from cpsl_deploy.metrics import confusion_matrix, mean_iou
 from cpsl_deploy.segmenter import Segmenter
 from cpsl_deploy.sources.video import VideoSource

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 
-from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.command_line import Command
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.export import ExportRequest
@@ -28,6 +27,7 @@ from cpsl_deploy.export.gate.report import class_table, gate_table
 from cpsl_deploy.export.trials import Trial, Tribunal, hold_trials
 from cpsl_deploy.export.workshop import Workshop
 from cpsl_deploy.files import new_output_folder, write_json, write_text
+from cpsl_deploy.machine import describe_machine, package_versions
 from cpsl_deploy.train.engine.loop import Watcher
 from cpsl_deploy.train.engine.progress import shown_progress
 from cpsl_deploy.train.models import load_model

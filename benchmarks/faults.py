@@ -39,7 +39,7 @@ from camera_faults import (
 )
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine, package_versions
+from cpsl_deploy.machine import describe_machine, package_versions
 from cpsl_deploy.segmenter import Segmenter
 from cpsl_deploy.sources.backoff import ReconnectOptions
 from cpsl_deploy.sources.live_options import LiveOptions

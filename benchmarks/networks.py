@@ -19,12 +19,12 @@ import click
 import numpy as np
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.classes import CITYSCAPES_19
 from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.data.scenes import render_scene
 from cpsl_deploy.export import ExportRequest, export
 from cpsl_deploy.files import new_output_folder, write_json, write_text
+from cpsl_deploy.machine import describe_machine, package_versions
 from cpsl_deploy.spec import ModelSpec
 from cpsl_deploy.train.models import build, save_model
 

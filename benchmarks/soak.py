@@ -45,7 +45,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from soak_measures import Memory, Pieces, Poller, Tally
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine, package_versions
+from cpsl_deploy.machine import describe_machine, package_versions
 from cpsl_deploy.sinks.json_lines import AreasSink
 from cpsl_deploy.sinks.overlay_video import OverlaySink
 from cpsl_deploy.sinks.preview import PreviewSink

@@ -29,10 +29,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
 
-from cpsl_deploy.bench.machine import describe_machine, package_versions
 from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.export.graph.upsampling import ROWS_PER_STRIP, row_weights
 from cpsl_deploy.files import new_output_folder, write_json, write_text
+from cpsl_deploy.machine import describe_machine, package_versions
 
 THREADS = 2
 

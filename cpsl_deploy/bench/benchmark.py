@@ -13,13 +13,13 @@ from typing import Any
 from ..data import Dataset, dataset_splits, open_dataset
 from ..errors import InputError, ModelFileError
 from ..files import sha256
+from ..machine import Machine, describe_machine, package_versions
 from ..segmenter import find_model, load
 from ..spec import ModelSpec
 from .accuracy import ClassAccuracy, class_differences, evaluate
 from .class_cost import ClassLatency, ExtractionCost, class_latencies, measure_extraction
 from .frames import dataset_frames, evenly_spaced, synthetic_frames
 from .latency import LatencySamples, LatencySummary, Progress, Stopwatch, measure_latency, no_progress
-from .machine import Machine, describe_machine, package_versions
 
 SCHEMA_VERSION = 1
 RELIABLE_P99 = 100

@@ -14,8 +14,8 @@ import cv2
 
 from .. import __version__
 from ..backends.gpu import nvidia_gpu_count
-from ..bench.machine import Machine, describe_machine
 from ..errors import UnavailableError
+from ..machine import Machine, describe_machine
 from ..sinks.video_codec import check_codec
 
 BASE = ("numpy", "opencv-python-headless", "click", "rich", "pyyaml", "safetensors", "av")

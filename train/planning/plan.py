@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cpsl_deploy.bench.machine import Machine, describe_machine
 from cpsl_deploy.errors import UnavailableError
+from cpsl_deploy.machine import Machine, describe_machine
 
 from ..adaptation import STAGES
 from ..domains import Domains

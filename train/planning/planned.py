@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cpsl_deploy.bench.machine import Machine
+from cpsl_deploy.machine import Machine
 
 from ..recipe import Recipe
 from .published_sets import Counts

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import cpsl_deploy
-from cpsl_deploy.bench.machine import describe_machine
 from cpsl_deploy.files import write_text
+from cpsl_deploy.machine import describe_machine
 
 from ..engine.loop import Watcher
 from ..engine.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""On what a benchmark ran: without it a latency means nothing."""
+"""What the machine is: without it a latency means nothing."""
 
 from __future__ import annotations
 
