@@ -45,4 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV), once: about 1.3 GB are fetched and unpacked; pip says what it does."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[cpu,train,export,dev]'
+	@# The evaluation that a test holds ours against. What it asks for besides, a backport of typing among it, it
+	@# does not need for that.
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps cityscapesscripts pyquaternion
 	@touch $@
