@@ -26,6 +26,7 @@ EXTRAS = {
     "trt": ("tensorrt-cu13", "cuda-bindings"),
     "preview": ("aiohttp", "prometheus-client"),
     "plot": ("matplotlib",),
+    "power": ("nvidia-ml-py",),
     "data": ("scipy",),
     "train": ("torch", "matplotlib"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "matplotlib"),
