@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -57,6 +58,29 @@ class Command(click.Command):
             by = f" by {number.name}" if number != signal.SIGINT else ""
             click.echo(f"interrupted{by}. {' '.join(str(a) for a in interrupt.args)}".rstrip(), err=True)
             ctx.exit(128 + number)
+
+
+class CommandWithOthers(Command):
+    """A command that has others beside its own work: ``NAME OTHER ...`` is one of them, ``NAME ...`` itself.
+
+    An argument of its own that is called like one of the others is given with its folder: ``./OTHER``.
+    """
+
+    def __init__(self, *arguments: Any, others: dict[str, Callable[[], click.Command]], **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.others = others
+        """Word to what gives the command: it is imported when it is asked for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args and args[0] in self.others:
+            other = self.others[args[0]]()
+            return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
 def _in_words(error: OSError) -> str:
