@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import cpsl_deploy
+from cpsl_deploy.bench.interleaved import Speed, compare_speed
 from cpsl_deploy.errors import ModelFileError, UnavailableError
 from cpsl_deploy.segmenter import Segmenter, labels_of
 from cpsl_deploy.train.engine.loop import Watcher
@@ -31,7 +32,6 @@ from .gate.probe import Probe
 from .gate.reference import Reference, make_reference
 from .gate.report import Gated
 from .request import ExportRequest
-from .speed import Speed, compare_speed
 from .workshop import Workshop
 
 _log = logging.getLogger(__name__)

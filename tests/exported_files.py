@@ -13,7 +13,7 @@ import onnxruntime
 from click.testing import Result
 from finished_run import Run
 
-from cpsl_deploy.export.speed import Speed
+from cpsl_deploy.bench.interleaved import Speed
 
 ANYTHING = ("--min-agreement", 0, "--max-iou-drop", 100, "--max-class-iou-drop", 100)
 """A budget that every file keeps."""

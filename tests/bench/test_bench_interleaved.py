@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cpsl_deploy.bench import interleaved
+from cpsl_deploy.bench.interleaved import LEAST_ROUNDS, compare_speed, measure_in_turns
 from cpsl_deploy.errors import InputError
-from cpsl_deploy.export import speed
-from cpsl_deploy.export.speed import compare_speed
 
 FRAMES = [np.full((2, 2, 3), i, np.uint8) for i in range(2)]
 
@@ -45,7 +45,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(speed, "time", clock)
+    monkeypatch.setattr(interleaved, "time", clock)
     return clock
 
 
@@ -88,3 +88,29 @@ def test_nothing_to_time_is_refused(names: str, frames: int, rounds: int, got: s
     files = {name: lambda frame: None for name in names}
     with pytest.raises(InputError, match=f"one file or more.* got .*{got}"):
         compare_speed(files, FRAMES[:frames], rounds=rounds)
+
+
+def test_a_budget_takes_rounds_away(clock: Clock) -> None:
+    """A round costs two frames of each file and its pause: 0.12 + 0.01 s and 0.04 + 0.01 s."""
+
+    def rounds(budget_s: float) -> int:
+        files = {"a": clock.file("a", 60), "b": clock.file("b", 20)}
+        times = measure_in_turns(files, FRAMES, budget_s=budget_s)
+        assert len(times["a"]) == len(times["b"])
+        return len(times["a"])
+
+    assert rounds(1.81) == 10 and rounds(100) == 25
+    assert rounds(0.001) == LEAST_ROUNDS
+
+
+def test_what_takes_long_is_not_run_more_than_needed(clock: Clock) -> None:
+    measure_in_turns({"slow": clock.file("slow", 900), "fast": clock.file("fast", 1)}, FRAMES, rounds=1)
+    warm_up, measured = ["slow"] * 2 + ["fast"] * 3, ["pause", "slow", "pause", "fast", "fast"]
+    assert clock.calls == [*warm_up, *measured]
+
+
+def test_progress_is_told_between_rounds(clock: Clock) -> None:
+    told = []
+    files = {"a": clock.file("a", 1)}
+    measure_in_turns(files, FRAMES, rounds=2, progress=lambda *step: told.append(step))
+    assert told == [("variants", 0, 2), ("variants", 1, 2), ("variants", 2, 2)]
