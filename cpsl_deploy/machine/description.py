@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
+from .jetson import Jetson, find_jetson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Machine:
     """Name and driver of every NVIDIA GPU; empty without one."""
     load_average: float | None
     """Processes that ran or waited, mean of the minute before the benchmark started; None on Windows."""
+    jetson: Jetson | None = None
+    """The board, if it is a Jetson: its release and power mode decide over latency."""
 
     @property
     def was_busy(self) -> bool:
@@ -47,6 +50,7 @@ def describe_machine() -> Machine:
         os=platform.platform(),
         gpus=_gpus(),
         load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        jetson=find_jetson(),
     )
 
 
