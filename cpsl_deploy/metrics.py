@@ -47,7 +47,25 @@ def iou(confusion: np.ndarray) -> np.ndarray:
     confusion = np.asarray(confusion, np.float64)
     hits = np.diag(confusion)
     union = confusion.sum(0) + confusion.sum(1) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    return _shares(hits, union)
+
+
+def precision(confusion: np.ndarray) -> np.ndarray:
+    """Share of each class's predicted pixels that are right, (C,) float64 in 0..1.
+
+    NaN where a class is never predicted.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    return _shares(np.diag(confusion), confusion.sum(axis=0))
+
+
+def recall(confusion: np.ndarray) -> np.ndarray:
+    """Share of each class's labelled pixels that are found, (C,) float64 in 0..1.
+
+    NaN where a class is never labelled.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    return _shares(np.diag(confusion), confusion.sum(axis=1))
 
 
 def mean_iou(confusion: np.ndarray) -> float:
@@ -62,3 +80,7 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
     confusion = np.asarray(confusion, np.float64)
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

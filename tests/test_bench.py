@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import cpsl_deploy
 from cpsl_deploy.bench import benchmark, evaluate, write_report
 from cpsl_deploy.bench import plot as plot_module
-from cpsl_deploy.bench.accuracy import ClassAccuracy
+from cpsl_deploy.bench.accuracy import ClassAccuracy, ImageCounts
 from cpsl_deploy.bench.command import main
 from cpsl_deploy.data import open_dataset
 from cpsl_deploy.errors import DataError, InputError, MissingExtraError, ModelFileError, OutputError
@@ -98,8 +98,12 @@ def test_accuracy_equals_an_independent_computation(exact_model, pairs, tmp_path
 
 
 def test_class_the_data_lacks_counts_as_an_error_but_has_no_iou():
+    confusion = np.array([[3, 1], [0, 0]])
     accuracy = ClassAccuracy(
-        names=("road", "sky"), confusion=np.array([[3, 1], [0, 0]]), unknown_to_data=("sky",), frames=1
+        names=("road", "sky"),
+        confusion=confusion,
+        unknown_to_data=("sky",),
+        images=ImageCounts.of(["0"], [confusion]),
     )
     assert accuracy.iou[0] == 0.75 and np.isnan(accuracy.iou[1])
     assert accuracy.mean_iou == 0.75 and accuracy.pixel_accuracy == 0.75
