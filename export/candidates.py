@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from cpsl_deploy.backends.gpu import nvidia_gpu_count
+from cpsl_deploy.bench.variant_files import variant_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,9 @@ class Candidate:
     @property
     def name(self) -> str:
         """For tables: ``int8 onnxruntime``, ``fp32 openvino bf16``."""
-        parts = (
-            self.precision,
-            "symmetric" if self.precision == "int8" and self.scheme == "tensorrt" else "",
-            self.backend,
-            "" if self.device == "cpu" else self.device,
-            self.backend_precision or "",
-        )
-        return " ".join(part for part in parts if part)
+        symmetric = self.precision == "int8" and self.scheme == "tensorrt"
+        kind = "int8 symmetric" if symmetric else self.precision
+        return variant_name(kind, self.backend, self.device, self.backend_precision)
 
     @property
     def arguments(self) -> str:
@@ -54,21 +50,33 @@ def candidates_here() -> list[Candidate]:
 
     fp16 is for GPUs: onnxruntime on a CPU computes it by way of float32.
     """
-    found = [Candidate(precision=precision) for precision in ("fp32", "int8")]
-    if importlib.util.find_spec("openvino"):
-        found += [
+    openvino = importlib.util.find_spec("openvino") is not None
+    gpu = nvidia_gpu_count() > 0
+    tensorrt = gpu and importlib.util.find_spec("tensorrt") is not None
+    return [
+        candidate
+        for candidate in every_candidate()
+        if (openvino or candidate.backend != "openvino")
+        and (gpu or candidate.device == "cpu")
+        and (tensorrt or candidate.backend != "tensorrt")
+    ]
+
+
+def every_candidate() -> list[Candidate]:
+    """What some machine can run, in the order of `candidates_here`."""
+    return [
+        *(Candidate(precision=precision) for precision in ("fp32", "int8")),
+        *(
             Candidate(precision=precision, backend="openvino", backend_precision=hint)
             for precision, hint in (("fp32", "f32"), ("int8", "f32"), ("fp32", "bf16"), ("int8", "bf16"))
-        ]
-    if nvidia_gpu_count():
-        found += [Candidate(precision=precision, device="cuda") for precision in ("fp32", "fp16")]
-        found += [
-            Candidate(precision=precision, backend="onnxruntime-tensorrt", device="cuda")
+        ),
+        *(
+            Candidate(precision=precision, backend=backend, device="cuda")
+            for backend in ("onnxruntime", "onnxruntime-tensorrt")
             for precision in ("fp32", "fp16")
-        ]
-        if importlib.util.find_spec("tensorrt"):
-            found += [
-                Candidate(precision=precision, scheme="tensorrt", backend="tensorrt", device="cuda")
-                for precision in ("fp32", "fp16", "int8")
-            ]
-    return found
+        ),
+        *(
+            Candidate(precision=precision, scheme="tensorrt", backend="tensorrt", device="cuda")
+            for precision in ("fp32", "fp16", "int8")
+        ),
+    ]

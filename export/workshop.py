@@ -81,14 +81,16 @@ class Workshop:
         file = self.file(candidate)
         return ensure_engine(file, profile=request.profile, workspace_gib=request.workspace_gib)
 
-    def open(self, candidate: Candidate) -> Segmenter:
-        """The candidate's file, opened with what is to run it. Raises also UnavailableError."""
+    def open(self, candidate: Candidate, *, threads: int | None = None) -> Segmenter:
+        """The candidate's file, opened with what is to run it. ``threads``: as of `cpsl_deploy.load`. Raises
+        also UnavailableError."""
         if candidate.backend == "tensorrt":
             return cpsl_deploy.load(self.engine(candidate).path)
         return cpsl_deploy.load(
             self.file(candidate),
             backend=candidate.backend,
             device=candidate.device,
+            threads=threads,
             precision=candidate.backend_precision,
         )
 

@@ -63,14 +63,14 @@ def measure_in_turns(
     *,
     rounds: int = ROUNDS,
     warm_up: int = WARM_UP,
-    at_once: int = 1,
+    at_once: int | Mapping[str, int] = 1,
     budget_s: float | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, np.ndarray]:
     """(rounds,) float64 milliseconds a frame, for each file, on the same frames uint8 (H, W, 3) BGR.
 
     ``files``: what takes a frame to its labels, by name, for example an opened file's ``predict``; each does
-    the work of ``at_once`` frames. It returns when the labels are there.
+    the work of ``at_once`` frames (a number for all, or one by name). It returns when the labels are there.
     Each round runs one frame through every file, in an order that turns with the rounds: after a pause, in
     which the threads of the file before stop waiting for more, once untimed and once timed. ``budget_s``: of
     all rounds together, by what warming up took: fewer rounds are then run, `LEAST_ROUNDS` at least.
@@ -97,9 +97,10 @@ def measure_in_turns(
                 files[name](frame)
             began = time.perf_counter()
             files[name](frame)
-            times[name][i] = 1e3 * (time.perf_counter() - began) / at_once
+            times[name][i] = 1e3 * (time.perf_counter() - began)
     progress("variants", rounds, rounds)
-    return times
+    share = at_once if isinstance(at_once, Mapping) else dict.fromkeys(names, at_once)
+    return {name: times[name] / share[name] for name in names}
 
 
 def _warm(segment: Callable[[np.ndarray], object], frames: Sequence[np.ndarray], warm_up: int) -> float:

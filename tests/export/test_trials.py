@@ -12,13 +12,13 @@ import pytest
 from gate_files import SIZE, gate_file, model_and_spec
 
 import cpsl_deploy
+from cpsl_deploy.bench.interleaved import Speed
 from cpsl_deploy.errors import ModelFileError, UnavailableError
 from cpsl_deploy.export import trials
 from cpsl_deploy.export.candidates import YARDSTICK, Candidate
 from cpsl_deploy.export.gate.frames import Frames, generated_frames
 from cpsl_deploy.export.gate.reference import make_reference
 from cpsl_deploy.export.request import ExportRequest
-from cpsl_deploy.bench.interleaved import Speed
 from cpsl_deploy.export.trials import Trial, Tribunal, chosen, hold_trials
 from cpsl_deploy.train.engine.loop import SilentWatcher
 
