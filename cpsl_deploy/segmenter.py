@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from .backends import ENGINE_SUFFIXES, Backend, open_backend
+from .backends.base import INFERENCE
 from .classes import ClassSpace
 from .contract import COLOUR_ORDERS, CONFIDENCE, LABELS, LOGITS
 from .dense_argmax import labels_from_logits
@@ -38,7 +39,8 @@ class Prediction:
     timings_ms: dict[str, float]
     """Wall-clock milliseconds. ``pre``: checks, resizing, colour order; ``inference``: the model, with
     normalisation, upsampling and argmax; ``post``: labels back to the frame's size, and before that the
-    argmax if the file gives logits alone. In a batch each frame has its share of pre and inference."""
+    argmax if the file gives logits alone. In a batch each frame has its share of pre and inference. Where
+    `Segmenter.infer` timed them apart, ``host_to_device`` and ``device_to_host`` are not in ``inference``."""
     frame: np.ndarray
     """The frame given, uint8 (H, W, 3). It is not copied: draw the overlay before reusing its memory."""
     colour_order: str
@@ -108,7 +110,9 @@ class Inferred:
     """By the names of `contract.OUTPUTS`, without the batch's axis."""
     pre_s: float
     inference_s: float
-    """The frame's share of the inference."""
+    """The frame's share of the inference, without ``transfers_s``."""
+    transfers_s: dict[str, float] = field(default_factory=dict)
+    """The frame's share of ``host_to_device`` and ``device_to_host``, where they were timed apart."""
 
 
 class Segmenter:
@@ -187,9 +191,11 @@ class Segmenter:
             frame=frame, colour_order=colour_order, image=image, pre_s=time.perf_counter() - started
         )
 
-    def infer(self, prepared: Sequence[Prepared]) -> list[Inferred]:
+    def infer(self, prepared: Sequence[Prepared], *, timed: bool = False) -> list[Inferred]:
         """The second step: what the file gives for one or more frames prepared to one size, in one inference.
 
+        ``timed``: for benchmarks, with the transfers to and from a device timed apart from the inference,
+        which costs a little; see `Backend.infer_timed`.
         Raises InputError if the file does not take so many frames, or they differ in size.
         """
         if self.backend.batch not in (None, len(prepared)):
@@ -201,15 +207,22 @@ class Segmenter:
         # One frame is a view: nothing is copied.
         batch = prepared[0].image[None] if len(prepared) == 1 else np.stack([p.image for p in prepared])
         stacked = time.perf_counter()
-        outputs = self.backend.infer(batch)
-        inference_s = (time.perf_counter() - stacked) / len(prepared)
+        transfers_ms: dict[str, float] = {}
+        if timed:
+            outputs, transfers_ms = self.backend.infer_timed(batch)
+            transfers_ms = {part: ms for part, ms in transfers_ms.items() if part != INFERENCE}
+        else:
+            outputs = self.backend.infer(batch)
+        whole_s = time.perf_counter() - stacked
+        transfers_s = {part: ms / 1e3 / len(prepared) for part, ms in transfers_ms.items()}
         stack_s = (stacked - started) / len(prepared)
         return [
             Inferred(
                 prepared=one,
                 outputs={name: array[index] for name, array in outputs.items()},
                 pre_s=one.pre_s + stack_s,
-                inference_s=inference_s,
+                inference_s=whole_s / len(prepared) - sum(transfers_s.values()),
+                transfers_s=transfers_s,
             )
             for index, one in enumerate(prepared)
         ]
@@ -231,6 +244,7 @@ class Segmenter:
                 one[name] = self._at_frame_size(one[name], size, frame.shape[:2])
         timings = {
             "pre": 1e3 * inferred.pre_s,
+            **{part: 1e3 * seconds for part, seconds in inferred.transfers_s.items()},
             "inference": 1e3 * inferred.inference_s,
             "post": 1e3 * (time.perf_counter() - started),
         }

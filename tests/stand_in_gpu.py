@@ -34,6 +34,8 @@ class Cuda:
         self.allocated: dict[int, ctypes.Array] = {}
         self.streams: set[int] = set()
         self.fail = ""
+        self.calls: list[str] = []
+        """What was asked of the stream, in its order: copies by their kind, and waiting for it."""
 
     def cudaMalloc(self, size: int) -> tuple:
         if self.fail == "cudaMalloc":
@@ -61,11 +63,13 @@ class Cuda:
 
     def cudaStreamSynchronize(self, stream: int) -> tuple:
         assert stream in self.streams
+        self.calls.append("synchronise")
         return (cudaError_t.cudaSuccess,)
 
     def cudaMemcpyAsync(self, to: int, origin: int, size: int, kind: cudaMemcpyKind, stream: int) -> tuple:
         assert len(self.allocated[to]) == len(self.allocated[origin]) >= size > 0 and stream in self.streams
         ctypes.memmove(to, origin, size)
+        self.calls.append(kind.name)
         return (cudaError_t.cudaSuccess,)
 
 

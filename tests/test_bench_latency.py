@@ -1,11 +1,14 @@
-"""Percentiles, the stopwatch and latency per class, on samples made by hand."""
+"""Percentiles, stages, outliers and latency per class, on samples and backends made by hand."""
 
 from __future__ import annotations
 
+import time
+from functools import partial
+
 import numpy as np
 import pytest
+from bench_backends import SIZE, DeviceBackend, GreyFrame, KnownBackend, grey_frames, segmenter_of
 
-from cpsl_deploy.bench import latency as latency_module
 from cpsl_deploy.bench.class_cost import (
     FRAMES_PER_CLASS,
     class_latencies,
@@ -14,9 +17,10 @@ from cpsl_deploy.bench.class_cost import (
     mask_contours,
     measure_extraction,
 )
-from cpsl_deploy.bench.frames import EncodedFrame, evenly_spaced, synthetic_frames
-from cpsl_deploy.bench.latency import STAGES, LatencySamples, Stopwatch, measure_latency, summarise
-from cpsl_deploy.classes import ClassSpace
+from cpsl_deploy.bench.frames import EncodedFrame, decoded_frames, evenly_spaced, synthetic_frames
+from cpsl_deploy.bench.latency import STAGES, FrameTimer, LatencySamples, measure_latency, summarise
+from cpsl_deploy.bench.steady import SteadyRule, WarmUp
+from cpsl_deploy.bench.synchronisation import Synchronisation
 from cpsl_deploy.errors import DataError, InputError
 
 
@@ -39,13 +43,6 @@ def test_no_samples_have_no_percentiles():
         summarise([])
 
 
-def test_stopwatch_laps_add_up_to_the_elapsed_time(monkeypatch):
-    ticks = iter([1_000_000, 3_500_000, 4_000_000])
-    monkeypatch.setattr(latency_module.time, "perf_counter_ns", lambda: next(ticks))
-    watch = Stopwatch()
-    assert (watch.lap(), watch.lap(), watch.elapsed()) == (2.5, 0.5, 3.0)
-
-
 def samples_of(total_ms: list[float], predicted_pixels: list[list[int]]) -> LatencySamples:
     count = len(total_ms)
     return LatencySamples(
@@ -53,7 +50,8 @@ def samples_of(total_ms: list[float], predicted_pixels: list[list[int]]) -> Late
         sizes=((4, 4),) * count,
         stages_ms={stage: np.array(total_ms) for stage in STAGES},
         predicted_pixels=np.array(predicted_pixels),
-        first_frame_ms=1.0,
+        warm_up=WarmUp(first_frame_ms=1.0, frames=0, ms=1.0, steady=None, rule="none"),
+        synchronisation=Synchronisation(checked_frames=1, left_after_return_ms=0.0),
     )
 
 
@@ -76,64 +74,151 @@ def test_extraction_gives_mask_area_and_outer_contours():
     assert len(mask_contours(mask)) == 2
 
 
-class FakePrediction:
-    def __init__(self, labels: np.ndarray) -> None:
-        self.labels = labels
-        self.timings_ms = {"pre": 0.0, "inference": 0.0, "post": 0.0}
-
-
-class FakeSegmenter:
-    """Class 1 where a frame is white; counts its calls."""
-
-    classes = ClassSpace(("road", "car", "tree"))
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def predict(self, frame: np.ndarray) -> FakePrediction:
-        self.seen.append(int(frame[0, 0, 0]))
-        return FakePrediction((frame[..., 0] > 200).astype(np.uint8))
-
-
-class GreyFrame(EncodedFrame):
-    def decode(self, encoded: bytes) -> np.ndarray:
-        return np.full((8, 10, 3), encoded[0], np.uint8)
-
-
-def grey_frames(*values: int) -> list[EncodedFrame]:
-    return [GreyFrame(name=str(v), read=lambda v=v: bytes([v])) for v in values]
-
-
 def test_first_frame_and_warm_up_are_not_among_the_samples():
-    segmenter = FakeSegmenter()
-    samples = measure_latency(segmenter, grey_frames(10, 250), count=3, warm_up=2)
-    assert segmenter.seen == [10, 250, 10, 10, 250, 10]  # first, two to warm up, three measured
-    assert samples.frames == ("10", "250", "10")
-    assert samples.sizes == ((8, 10),) * 3
-    assert samples.predicted_pixels.tolist() == [[80, 0, 0], [0, 80, 0], [80, 0, 0]]
-    assert all(len(samples.stages_ms[stage]) == 3 for stage in STAGES)
-    assert (samples.stages_ms["total"] >= samples.stages_ms["decode"]).all()
+    backend = KnownBackend()
+    samples = measure_latency(segmenter_of(backend), grey_frames(10, 251), count=3, warm_up=2)
+    checked = 2 * [10, 251]  # whether the backend waits for its work, in two ways
+    assert backend.seen == [10, *checked, 251, 10, 10, 251, 10]  # first, two to warm up, three measured
+    assert samples.frames == ("10", "251", "10")
+    assert samples.sizes == (SIZE,) * 3
+    pixels = SIZE[0] * SIZE[1]
+    assert samples.predicted_pixels.tolist() == [
+        [0, 0, pixels, 0],
+        [0, 0, 0, pixels],
+        [0, 0, pixels, 0],
+    ]
+    assert samples.warm_up.frames == 2 and samples.warm_up.steady is None
+    assert samples.first_frame_ms == samples.warm_up.first_frame_ms > 0
+    assert samples.synchronisation.checked_frames == 2
+
+
+def test_stages_of_a_backend_in_the_hosts_memory():
+    samples = measure_latency(segmenter_of(KnownBackend(0.002)), grey_frames(10), count=4, warm_up=0)
+    assert list(samples.stages_ms) == ["read", "decode", "pre", "inference", "post", "encode", "total"]
+    parts = sum(times for stage, times in samples.stages_ms.items() if stage != "total")
+    assert all(len(times) == 4 and (times >= 0).all() for times in samples.stages_ms.values())
+    assert (samples.stages_ms["total"] >= parts - 1e-6).all()
+    assert samples.stages_ms["inference"].min() >= 2.0
+
+
+def test_transfers_are_told_apart_where_there_are_any():
+    samples = measure_latency(segmenter_of(DeviceBackend(0.004)), grey_frames(10), count=4, warm_up=0)
+    assert tuple(samples.stages_ms) == STAGES == tuple(samples.summary())
+    np.testing.assert_allclose(samples.stages_ms["host_to_device"], 2.0)
+    np.testing.assert_allclose(samples.stages_ms["device_to_host"], 4.0)
+    assert samples.stages_ms["inference"].min() >= 4.0
+    parts = sum(times for stage, times in samples.stages_ms.items() if stage != "total")
+    assert (samples.stages_ms["total"] >= parts - 1e-6).all()
+
+
+def test_reading_decoding_and_encoding_are_inside_the_clock():
+    class SlowFrame(GreyFrame):
+        def decode(self, encoded: bytes) -> np.ndarray:
+            time.sleep(0.004)
+            return super().decode(encoded)
+
+    def read() -> bytes:
+        time.sleep(0.002)
+        return bytes([10])
+
+    frame = SlowFrame(name="slow", read=read)
+    samples = measure_latency(segmenter_of(KnownBackend()), [frame], count=3, warm_up=0)
+    assert samples.stages_ms["read"].min() >= 2 and samples.stages_ms["decode"].min() >= 4
+    assert samples.stages_ms["encode"].min() > 0 and samples.stages_ms["total"].min() >= 6
+
+
+def test_every_file_is_looked_at_before_anything_is_timed():
+    reads: list[int] = []
+    backend = KnownBackend()
+
+    def read(value: int) -> bytes:
+        reads.append(len(backend.seen))
+        return bytes([value])
+
+    frames = [GreyFrame(name=str(v), read=partial(read, v)) for v in range(5)]
+    measure_latency(segmenter_of(backend), frames, count=4, warm_up=0)
+    assert reads[:4] == [0] * 4 and reads[4:5] == [
+        0
+    ]  # the fifth is not measured: the next is the first frame
+
+
+def test_without_a_number_frames_run_until_they_are_steady():
+    rule = SteadyRule(window=4, tolerance=10.0)
+    samples = measure_latency(segmenter_of(KnownBackend()), grey_frames(10, 251), count=1, steady_rule=rule)
+    assert samples.warm_up.steady is True and samples.warm_up.frames == 12
+    assert samples.warm_up.rule == rule.sentence()
+
+
+def test_five_milliseconds_more_are_measured_as_five_milliseconds_more():
+    """In turns, so that both see the same machine, and by the median, which an interruption does not move."""
+    timers = {delay: FrameTimer(segmenter_of(KnownBackend(delay))) for delay in (0.001, 0.006)}
+    frame = grey_frames(10)[0]
+    rows = []
+    for i in range(60):
+        order = sorted(timers, reverse=bool(i % 2))
+        rows.append({delay: timers[delay].run(frame)[0] for delay in order})
+    differences = {
+        stage: float(np.median([row[0.006][stage] - row[0.001][stage] for row in rows]))
+        for stage in ("decode", "pre", "inference", "post", "encode", "total")
+    }
+    assert differences.pop("inference") == pytest.approx(5.0, abs=0.75)
+    assert differences.pop("total") == pytest.approx(5.0, abs=0.75)
+    assert max(map(abs, differences.values())) < 0.25
+
+
+def test_outliers_are_named_and_stay_in_the_figures():
+    totals = [10.0, 10.1, 9.9, 10.2, 30.0, 9.8, 10.0, 10.05]
+    samples = samples_of(totals, [[16, 0, 0]] * 8)
+    (outlier,) = samples.outliers()
+    assert (outlier.index, outlier.frame, outlier.total_ms) == (4, "frame_4", 30.0)
+    section = samples.to_json()
+    assert section["outliers"]["count"] == 1
+    assert section["outliers"]["frames"] == [{"index": 4, "frame": "frame_4", "total_ms": 30.0}]
+    assert "kept in every figure" in section["outliers"]["rule"]
+    assert section["stages_ms"]["total"]["max"] == 30.0 and section["stages_ms"]["total"]["count"] == 8
+    assert section["fps"] == pytest.approx(8000 / sum(totals))
+
+
+@pytest.mark.parametrize(
+    ("totals", "outliers"),
+    [
+        ([10.0] * 9 + [10.09], 0),  # no spread at all, and less than a hundredth more
+        ([10.0] * 9 + [10.11], 1),
+        (list(np.linspace(5, 15, 50)), 0),
+        ([5.0] * 20 + [15.0] * 19, 1),  # the rule sees one size of frames, and names the other
+    ],
+)
+def test_what_is_an_outlier(totals, outliers):
+    found = samples_of(totals, [[16, 0, 0]] * len(totals)).outliers()
+    assert (len(found) > 0) == bool(outliers) and all(totals[one.index] == one.total_ms for one in found)
 
 
 @pytest.mark.parametrize(("count", "warm_up"), [(0, 1), (1, -1)])
 def test_impossible_numbers_of_frames_are_refused(count, warm_up):
     with pytest.raises(InputError, match="1 or more"):
-        measure_latency(FakeSegmenter(), grey_frames(10), count=count, warm_up=warm_up)
+        measure_latency(segmenter_of(KnownBackend()), grey_frames(10), count=count, warm_up=warm_up)
 
 
 def test_no_frames_are_refused():
     with pytest.raises(InputError, match="at least one frame"):
-        measure_latency(FakeSegmenter(), [], count=1, warm_up=0)
+        measure_latency(segmenter_of(KnownBackend()), [], count=1, warm_up=0)
 
 
 def test_extraction_is_timed_on_a_few_frames_of_every_class_shown():
-    frames = grey_frames(*([10] * 30), 250)
-    samples = measure_latency(FakeSegmenter(), frames, count=40, warm_up=0)
-    segmenter = FakeSegmenter()
-    road, car, tree = measure_extraction(segmenter, frames, samples)
-    assert road.frames == FRAMES_PER_CLASS and car.frames == 1 and tree is None
-    assert segmenter.seen.count(250) == 1 and len(segmenter.seen) == FRAMES_PER_CLASS + 1
+    frames = grey_frames(*([4] * 30), 5)
+    samples = measure_latency(segmenter_of(KnownBackend()), frames, count=40, warm_up=0)
+    backend = KnownBackend()
+    road, sky, tree, car = measure_extraction(segmenter_of(backend), frames, samples)
+    assert road.frames == FRAMES_PER_CLASS and sky.frames == 1 and tree is None and car is None
+    assert backend.seen.count(5) == 1 and len(backend.seen) == FRAMES_PER_CLASS + 1
     assert road.total_ms == road.mask_ms + road.area_ms + road.contours_ms > 0
+
+
+def test_frames_in_memory_are_evenly_spaced_and_of_the_size_asked_for():
+    frames = grey_frames(10, 20, 30, 40, 50)
+    assert [int(image[0, 0, 0]) for image in decoded_frames(frames, 3)] == [10, 30, 50]
+    (image,) = decoded_frames(frames, 1, (32, 20))
+    assert image.shape == (32, 20, 3) and (image == 10).all()
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 100])

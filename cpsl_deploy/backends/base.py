@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, ClassVar
@@ -13,7 +14,10 @@ from ..errors import InputError, ModelFileError
 from ..spec import ModelSpec
 from .signature import INPUT_NAME, Description, Ports, check_class_count, check_signature
 
-__all__ = ["INPUT_NAME", "Backend"]
+__all__ = ["DEVICE_TO_HOST", "HOST_TO_DEVICE", "INFERENCE", "INPUT_NAME", "Backend"]
+
+HOST_TO_DEVICE, INFERENCE, DEVICE_TO_HOST = "host_to_device", "inference", "device_to_host"
+"""The parts of an inference that `Backend.infer_timed` tells apart."""
 
 
 class Backend(ABC):
@@ -67,6 +71,27 @@ class Backend(ABC):
         Raises InputError if the frames break a rule or the backend is closed, ModelFileError if what comes
         out is not what the file's metadata promise.
         """
+        self._check_frames(frames)
+        outputs = self.infer_impl(np.ascontiguousarray(frames))
+        self._check_outputs(outputs, frames.shape)
+        return outputs
+
+    def infer_timed(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """`infer`, and the wall-clock milliseconds of its parts.
+
+        A device with memory of its own is synchronised between ``host_to_device``, ``inference`` and
+        ``device_to_host``, so that each has its own time: a little slower than `infer`, which waits once, at
+        the end. One that computes in the host's memory has ``inference`` alone. The parts add up to the
+        whole: the checks of frames and outputs are in ``inference``. Raises what `infer` does.
+        """
+        started_ns = time.perf_counter_ns()
+        self._check_frames(frames)
+        outputs, transfers_ms = self.infer_timed_impl(np.ascontiguousarray(frames))
+        self._check_outputs(outputs, frames.shape)
+        whole_ms = (time.perf_counter_ns() - started_ns) / 1e6
+        return outputs, {**transfers_ms, INFERENCE: whole_ms - sum(transfers_ms.values())}
+
+    def _check_frames(self, frames: np.ndarray) -> None:
         if self._closed:
             raise InputError(f"this {self.name} backend is closed; open the model again")
         if frames.dtype != np.uint8 or frames.ndim != 4 or not frames.size or frames.shape[3] != 3:
@@ -84,9 +109,6 @@ class Backend(ABC):
                 f"this model takes {self.batch} frames at a time, no more and no less; got {len(frames)}. "
                 "Give that many, or export the model with a free batch"
             )
-        outputs = self.infer_impl(np.ascontiguousarray(frames))
-        self._check_outputs(outputs, frames.shape)
-        return outputs
 
     def _check_outputs(self, outputs: dict[str, np.ndarray], shape: tuple[int, ...]) -> None:
         stride, classes = self.contract.output_stride, len(self.spec.class_names)
@@ -116,6 +138,14 @@ class Backend(ABC):
     @abstractmethod
     def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """As `infer`, for frames that are checked and contiguous."""
+
+    def infer_timed_impl(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """As `infer_impl`, and the milliseconds of the two transfers; none without a memory of its own."""
+        return self.infer_impl(frames), {}
+
+    def synchronise(self) -> None:  # noqa: B027  # most devices have nothing to wait for
+        """Wait until the device has done all that it was given. Nothing is left after `infer`, so that this
+        returns at once; it is there to prove that."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ..errors import MissingExtraError, ModelFileError, OutputError, Unavailable
 from .base import INPUT_NAME, Backend
 from .gpu import nvidia_gpu_count
 from .onnx_file import read_onnx_metadata
+from .onnxruntime_transfers import BoundRun
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class OnnxRuntimeBackend(Backend):
         """Open an ONNX file. See `open_backend` for the arguments and errors."""
         self.device, self._threads = device, threads
         self._session: Any = None
+        self._bound: BoundRun | None = None
         self._provider = self._provider_for(device)
         self.describe_file(str(path), read_onnx_metadata(path))
         try:
@@ -120,6 +122,8 @@ class OnnxRuntimeBackend(Backend):
         self._session = session
         self.check_ports(inputs, outputs)
         self._output_names = list(self.contract.outputs)
+        if self.device == "cuda":
+            self._bound = BoundRun(session, self._output_names, self.device)
         self._nodes = self._warm_up() if profile_folder is not None else None
 
     def _warm_up(self) -> dict[str, int]:
@@ -137,6 +141,18 @@ class OnnxRuntimeBackend(Backend):
             raise _run_error(self.origin, frames.shape, error) from error
         return dict(zip(self._output_names, outputs, strict=True))
 
+    def infer_timed_impl(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        if self._bound is None:
+            return super().infer_timed_impl(frames)
+        try:
+            return self._bound.run(frames)
+        except self._errors as error:
+            raise _run_error(self.origin, frames.shape, error) from error
+
+    def synchronise(self) -> None:
+        if self._bound is not None:
+            self._bound.synchronise()
+
     def describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {
             "backend": self.name,
@@ -150,7 +166,7 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         super().close()
-        self._session = None
+        self._session = self._bound = None
 
 
 class OnnxRuntimeTensorRTBackend(OnnxRuntimeBackend):

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from ..errors import CpslError, InputError, MissingExtraError, ModelFileError, UnavailableError
 from ..files import write_json
-from .base import INPUT_NAME, Backend
+from .base import DEVICE_TO_HOST, HOST_TO_DEVICE, INPUT_NAME, Backend
 from .engine_key import require_own_engine
 from .gpu import nvidia_gpu_count
 
@@ -141,12 +142,41 @@ class TensorRTBackend(Backend):
         return shape
 
     def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        self._upload(frames)
+        self._execute()
+        return self._download()
+
+    def infer_timed_impl(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """The copies between the caller's memory and the page-locked one are part of the transfers."""
+        started_ns = time.perf_counter_ns()
+        self._upload(frames)
+        self.synchronise()
+        uploaded_ns = time.perf_counter_ns()
+        self._execute()
+        self.synchronise()
+        executed_ns = time.perf_counter_ns()
+        outputs = self._download()
+        downloaded_ns = time.perf_counter_ns()
+        return outputs, {
+            HOST_TO_DEVICE: (uploaded_ns - started_ns) / 1e6,
+            DEVICE_TO_HOST: (downloaded_ns - executed_ns) / 1e6,
+        }
+
+    def synchronise(self) -> None:
+        if not self._closed:
+            self._cuda.synchronize(self._stream)
+
+    def _upload(self, frames: np.ndarray) -> None:
         assert self._image is not None  # only when closed, and then nothing comes here
         self._set_shape(frames.shape)
         np.copyto(self._image.part(frames.shape), frames)
         self._cuda.to_device(self._image, frames.nbytes, self._stream)
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(int(self._stream)):
             raise UnavailableError("TensorRT could not run the engine; its own log above says why")
+
+    def _download(self) -> dict[str, np.ndarray]:
         parts = {name: buffer.part(self._output_shape(name)) for name, buffer in self._outputs.items()}
         for name, part in parts.items():
             self._cuda.to_host(self._outputs[name], part.nbytes, self._stream)

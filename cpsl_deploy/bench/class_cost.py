@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from .clock import Stopwatch
 from .frames import EncodedFrame, evenly_spaced
-from .latency import LatencySamples, Progress, Stopwatch, no_progress, summarise
+from .latency import LatencySamples, Progress, no_progress, summarise
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter

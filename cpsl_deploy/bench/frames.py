@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ class EncodedFrame:
     origin: str = ""
     """The file, for errors."""
     read: Callable[[], bytes]
-    """Gives the bytes; may read a file, so it is called outside of the clock."""
+    """Gives the bytes; may read a file."""
     upright: bool = True
     """Whether to turn the picture as its EXIF orientation says; see `cpsl_deploy.data.Dataset.image`."""
 
@@ -69,6 +69,22 @@ def _read_whole(path: Path) -> bytes:
     if is_truncated(data):  # OpenCV would give half a picture and no error
         raise DataError(f"{path} is truncated: its bytes end before the image does. Copy it again.")
     return data
+
+
+def decoded_frames(
+    frames: Sequence[EncodedFrame], count: int, size: tuple[int, int] | None = None
+) -> list[np.ndarray]:
+    """Up to ``count`` of the frames, evenly spaced, as uint8 (H, W, 3) BGR, resized to ``size`` (height,
+    width) if one is given. Raises DataError for one that cannot be read or decoded."""
+    images = [frames[i].decode(frames[i].read()) for i in evenly_spaced(len(frames), count)]
+    return images if size is None else [_resized(image, size) for image in images]
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def synthetic_frames(size: tuple[int, int], count: int = SYNTHETIC_FRAMES) -> list[EncodedFrame]:

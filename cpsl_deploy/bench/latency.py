@@ -1,23 +1,41 @@
-"""Latency of a segmenter from encoded frame to label map, stage by stage."""
+"""Latency of a segmenter from the file of a frame to the file of its labels, stage by stage."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
-from .frames import EncodedFrame
+from ..overlay import encode_label_png
+from ..segmenter import FrameBuffers, Prediction
+from .clock import Stopwatch
+from .frames import EncodedFrame, decoded_frames
+from .steady import MAD_TO_SIGMA, SteadyRule, WarmUp, run_warm_up
+from .synchronisation import CHECKED_FRAMES, Synchronisation, check_synchronised
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
 
-STAGES = ("decode", "pre", "inference", "post", "total")
-"""``decode`` is file bytes to a BGR frame; ``pre``, ``inference`` and ``post`` are what the segmenter reports
-of itself; ``total`` is the wall clock over all of it, so at least the sum of the others."""
+STAGES = ("read", "decode", "pre", "host_to_device", "inference", "device_to_host", "post", "encode", "total")
+"""In the order of the work.
+
+``read`` gets the bytes of a file, which the page cache holds by then: how fast the disk is, is not measured.
+``decode`` makes a BGR frame of them. ``pre``, ``inference`` and ``post`` are what the segmenter reports of
+itself; where a device has memory of its own, the two transfers are told apart from ``inference``, else there
+is no such stage. ``encode`` makes a PNG of the labels, as `cpsl_deploy.sinks.LabelSink` writes it. ``total``
+is the wall clock over all of it, so at least the sum of the others.
+"""
+
+OUTLIER_SIGMAS = 5
+OUTLIER_LEAST_SHARE = 0.01
+"""Of the median: frames that all take the same, to a hundredth, have no outliers."""
+OUTLIER_RULE = (
+    f"Total above the median by more than {OUTLIER_SIGMAS} x {MAD_TO_SIGMA} x its median absolute deviation "
+    f"and more than {OUTLIER_LEAST_SHARE:g} of it; kept in every figure."
+)
 
 Progress = Callable[[str, int, int], None]
 """Called between measurements, never inside one: (phase, done, total)."""
@@ -25,23 +43,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(phase: str, done: int, total: int) -> None:
     """The progress of a caller that wants none."""
-
-
-class Stopwatch:
-    """Wall clock in milliseconds on ``time.perf_counter_ns``; starts when it is made."""
-
-    def __init__(self) -> None:
-        self._start = self._lap = time.perf_counter_ns()
-
-    def lap(self) -> float:
-        """Milliseconds since the last lap, or since the start."""
-        now = time.perf_counter_ns()
-        since, self._lap = now - self._lap, now
-        return since / 1e6
-
-    def elapsed(self) -> float:
-        """Milliseconds from the start to the last lap, so that laps add up to it exactly."""
-        return (self._lap - self._start) / 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,16 @@ def summarise(samples_ms: Sequence[float] | np.ndarray) -> LatencySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outlier:
+    """A frame that took much longer than the others."""
+
+    index: int
+    """Among the measured frames, in the order in which they were run."""
+    frame: str
+    total_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatencySamples:
     """What `measure_latency` saw, frame by frame, in the order in which frames were run."""
 
@@ -81,20 +92,50 @@ class LatencySamples:
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of each measured frame, in pixels."""
     stages_ms: dict[str, np.ndarray]
-    """One (N,) float64 per name of STAGES, milliseconds."""
+    """One (N,) float64 for each of STAGES that there is, in their order, milliseconds."""
     predicted_pixels: np.ndarray
     """(N, K) int64: pixels of each of the K classes in the predicted labels."""
-    first_frame_ms: float
-    """Total of the very first frame, which pays for allocations and kernel choice. Not among the samples."""
+    warm_up: WarmUp
+    """What was run before; not among the samples."""
+    synchronisation: Synchronisation
+
+    @property
+    def first_frame_ms(self) -> float:
+        """Total of the very first frame. Not among the samples."""
+        return self.warm_up.first_frame_ms
 
     def summary(self) -> dict[str, LatencySummary]:
-        """One summary per stage."""
-        return {stage: summarise(self.stages_ms[stage]) for stage in STAGES}
+        """One summary for each stage that there is."""
+        return {stage: summarise(times) for stage, times in self.stages_ms.items()}
 
     @property
     def fps(self) -> float:
         """Frames per second of one stream whose frames are handled one after the other."""
         return 1000.0 / float(self.stages_ms["total"].mean())
+
+    def outliers(self) -> tuple[Outlier, ...]:
+        """Frames that OUTLIER_RULE picks, in the order in which they were run. They stay in every figure."""
+        totals = self.stages_ms["total"]
+        middle = float(np.median(totals))
+        spread = MAD_TO_SIGMA * float(np.median(np.abs(totals - middle)))
+        limit = middle + max(OUTLIER_SIGMAS * spread, OUTLIER_LEAST_SHARE * middle)
+        return tuple(
+            Outlier(index=int(i), frame=self.frames[i], total_ms=float(totals[i]))
+            for i in np.flatnonzero(totals > limit)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The section ``latency`` of a record."""
+        found = self.outliers()
+        return {
+            "fps": self.fps,
+            "stages_ms": {stage: asdict(summary) for stage, summary in self.summary().items()},
+            "outliers": {
+                "rule": OUTLIER_RULE,
+                "count": len(found),
+                "frames": [asdict(outlier) for outlier in found],
+            },
+        }
 
 
 def measure_latency(
@@ -102,51 +143,78 @@ def measure_latency(
     frames: Sequence[EncodedFrame],
     *,
     count: int,
-    warm_up: int,
+    warm_up: int | None = None,
+    steady_rule: SteadyRule | None = None,
     progress: Progress = no_progress,
 ) -> LatencySamples:
     """Run ``count`` frames one by one, going round ``frames`` as often as needed.
 
-    The first frame and then ``warm_up`` further ones run before, untimed but for the first. Bytes are read
-    from the disk outside of the clock. Raises InputError for no frames, a count under 1 or a negative
-    warm-up, DataError for a frame that does not decode.
+    Before come one look at every file, so that none is read from the disk later; the first frame; the proof
+    that the backend waits for its device (`check_synchronised`); and ``warm_up`` frames, or without a number
+    as many as it takes until the latency is steady.
+
+    Raises InputError for no frames, a count under 1 or a negative warm-up, DataError for a frame that cannot
+    be read or decoded, UnavailableError for a backend that returns before its work is over.
     """
     if not frames:
         raise InputError("a benchmark needs at least one frame; there are none.")
-    if count < 1 or warm_up < 0:
+    if count < 1 or (warm_up is not None and warm_up < 0):
         raise InputError(f"frames must be 1 or more and warm-up 0 or more; got {count} and {warm_up}")
-    first_frame_ms = _run_frame(segmenter, frames[0])[0]["total"]
-    for i in range(warm_up):
-        progress("warm-up", i, warm_up)
-        _run_frame(segmenter, frames[(i + 1) % len(frames)])
-
+    for frame in frames[:count]:
+        frame.read()
+    timer = FrameTimer(segmenter)
+    first_frame_ms = timer.run(frames[0])[0]["total"]
+    synchronisation = check_synchronised(segmenter, decoded_frames(frames, CHECKED_FRAMES))
+    warmed = run_warm_up(
+        lambda index: timer.run(frames[index])[0]["total"],
+        len(frames),
+        first_frame_ms=first_frame_ms,
+        frames=warm_up,
+        rule=steady_rule,
+        progress=progress,
+    )
+    rows: list[dict[str, float]] = []
     classes = len(segmenter.classes)
-    stages_ms = {stage: np.empty(count) for stage in STAGES}
     predicted_pixels = np.empty((count, classes), np.int64)
     sizes = []
     for i in range(count):
         progress("latency", i, count)
-        times, labels = _run_frame(segmenter, frames[i % len(frames)])
-        for stage in STAGES:
-            stages_ms[stage][i] = times[stage]
+        times, labels = timer.run(frames[i % len(frames)])
+        rows.append(times)
         sizes.append((labels.shape[0], labels.shape[1]))
         predicted_pixels[i] = np.bincount(labels.ravel(), minlength=256)[:classes]
     progress("latency", count, count)
     return LatencySamples(
         frames=tuple(frames[i % len(frames)].name for i in range(count)),
         sizes=tuple(sizes),
-        stages_ms=stages_ms,
+        stages_ms={stage: np.array([row[stage] for row in rows]) for stage in STAGES if stage in rows[0]},
         predicted_pixels=predicted_pixels,
-        first_frame_ms=first_frame_ms,
+        warm_up=warmed,
+        synchronisation=synchronisation,
     )
 
 
-def _run_frame(segmenter: Segmenter, frame: EncodedFrame) -> tuple[dict[str, float], np.ndarray]:
-    """Milliseconds per stage, and the (H, W) uint8 labels."""
-    encoded = frame.read()
-    watch = Stopwatch()
-    image = frame.decode(encoded)
-    decode_ms = watch.lap()
-    prediction = segmenter.predict(image)
-    watch.lap()
-    return {**prediction.timings_ms, "decode": decode_ms, "total": watch.elapsed()}, prediction.labels
+class FrameTimer:
+    """Times one frame after the other through a segmenter, whose buffers it holds."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._segmenter, self._buffers = segmenter, FrameBuffers()
+
+    def run(self, frame: EncodedFrame) -> tuple[dict[str, float], np.ndarray]:
+        """Milliseconds of each of STAGES that there is, and the (H, W) uint8 labels."""
+        watch = Stopwatch()
+        encoded = frame.read()
+        read_ms = watch.lap()
+        image = frame.decode(encoded)
+        decode_ms = watch.lap()
+        prediction = self._predict(image)
+        watch.lap()
+        encode_label_png(prediction.labels, self._segmenter.classes)
+        encode_ms = watch.lap()
+        around = {"read": read_ms, "decode": decode_ms, "encode": encode_ms, "total": watch.elapsed()}
+        return {**around, **prediction.timings_ms}, prediction.labels
+
+    def _predict(self, image: np.ndarray) -> Prediction:
+        """As `Segmenter.predict`, with the transfers told apart."""
+        prepared = self._segmenter.prepare(image, buffers=self._buffers)
+        return self._segmenter.finish(*self._segmenter.infer([prepared], timed=True))
