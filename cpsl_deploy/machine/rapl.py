@@ -2,8 +2,8 @@
 
 The kernel shows them as zones in /sys/class/powercap: ``intel-rapl:0`` a package, ``intel-rapl:0:0`` a part
 of it; AMD's processors are shown under the same name. ``energy_uj`` counts microjoules and begins again at
-zero after ``max_energy_range_uj``. Source: Documentation/power/powercap/powercap.rst of the Linux kernel. Since
-Linux 5.10 only root may read the counter, for it gives away what the processor computes (CVE-2020-8694).
+zero after ``max_energy_range_uj``. Source: Documentation/power/powercap/powercap.rst of the Linux kernel.
+Since Linux 5.10 only root may read the counter, for it gives away what is computed (CVE-2020-8694).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Temperatures, and the limits at which hardware or driver begins to slow down.
 
 Thermal zones: ``temp`` in thousandths of a degree Celsius; a ``passive`` trip point is where the kernel
-begins to lower clocks (Documentation/driver-api/thermal/sysfs-api.rst of the Linux kernel). Sensors within x86
-processors: ``temp1_input`` and ``temp1_crit`` of the drivers coretemp, k10temp and zenpower, same unit
+begins to lower clocks (Documentation/driver-api/thermal/sysfs-api.rst of the Linux kernel). Sensors within
+x86 processors: ``temp1_input`` and ``temp1_crit`` of the drivers coretemp, k10temp and zenpower, same unit
 (Documentation/hwmon/coretemp.rst: at ``crit`` the processor slows down by itself).
 """
 
