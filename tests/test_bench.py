@@ -14,11 +14,10 @@ from click.testing import CliRunner, Result
 
 import cpsl_deploy
 from cpsl_deploy.bench import benchmark, evaluate, write_report
-from cpsl_deploy.bench import plot as plot_module
 from cpsl_deploy.bench.accuracy import ClassAccuracy, ImageCounts
 from cpsl_deploy.bench.command import main
 from cpsl_deploy.data import open_dataset
-from cpsl_deploy.errors import DataError, InputError, MissingExtraError, ModelFileError, OutputError
+from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
 
@@ -193,7 +192,8 @@ def test_damaged_image_is_named(tiny_model, pairs, tmp_path):
 def test_files_hold_every_sample_and_what_is_needed_to_believe_them(tiny_model, pairs, tmp_path):
     result = benchmark(tiny_model, tmp_path / "data.yaml", warm_up=0, threads=1)
     paths = write_report(result, tmp_path / "out", plot=False)
-    assert paths.plot is None and {p.name for p in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md"}
+    assert paths.plot is None
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md", "bench.html"}
     document = json.loads(paths.json.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
     assert document["schema_version"] == 1
     assert {"cpu", "cores", "usable_cores", "memory_gib", "os", "gpus"} <= document["machine"].keys()
@@ -220,12 +220,6 @@ def test_plot_is_a_picture(tiny_model, pairs, tmp_path):
         picture = cv2.imread(str(paths.plot))
         assert picture.shape[0] > 400 and picture.shape[1] > 1000
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-
-
-def test_a_plot_without_matplotlib_names_the_extra(monkeypatch):
-    monkeypatch.setattr(plot_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"--no-plot.*pip install 'cpsl_deploy\[plot\]'"):
-        plot_module.require_matplotlib()
 
 
 def test_a_full_output_folder_is_left_as_it_was(tiny_model, tmp_path):

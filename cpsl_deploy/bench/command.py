@@ -15,11 +15,11 @@ from ..backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from ..command_line import Command, parse_size
 from ..files import new_output_folder
 from .benchmark import BenchmarkResult, benchmark, model_file
-from .plot import require_matplotlib
 from .report import (
     SHORT_CLASS_COLUMNS,
     STAGE_COLUMNS,
     ReportPaths,
+    require_matplotlib,
     short_class_row,
     stage_rows,
     write_report,
@@ -46,7 +46,7 @@ from .report import (
     "-o", "--output", type=click.Path(path_type=Path), help="Output folder.  [default: bench-MODEL]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace files of the same name in the output folder.")
-@click.option("--no-plot", is_flag=True, help="Leave bench.png out; needs no matplotlib.")
+@click.option("--no-plot", is_flag=True, help="Leave the charts out; needs no matplotlib.")
 def main(
     model: Path,
     data: str | None,
@@ -65,8 +65,8 @@ def main(
 ) -> None:
     """Measure an exported MODEL: latency by stage and class, and accuracy where --data has labels.
 
-    Writes bench.json (every sample), bench.md and bench.png into the output folder. The last line on
-    standard output is one JSON document with the headline figures.
+    Writes bench.json (every sample), bench.md, bench.html and bench.png into the output folder. The last
+    line on standard output is one JSON document with the headline figures.
     """
     model = model_file(model)
     wanted_size = parse_size(size) if size else None
@@ -124,20 +124,16 @@ class _FrameProgress:
 def _show(result: BenchmarkResult, paths: ReportPaths) -> None:
     """Tables for people, then the line for programs."""
     console = Console()
-    console.print(_table("Latency, ms", STAGE_COLUMNS, stage_rows(result)))
-    console.print(_table("Per class", SHORT_CLASS_COLUMNS, [short_class_row(c) for c in result.classes]))
+    record = result.to_json()
+    console.print(_table("Latency, ms", STAGE_COLUMNS, stage_rows(record)))
+    console.print(_table("Per class", SHORT_CLASS_COLUMNS, [short_class_row(c) for c in record["classes"]]))
     console.print(
         f"load {result.load_ms:.0f} ms, first frame {result.samples.first_frame_ms:.1f} ms, "
         f"{result.samples.fps:.1f} frames per second"
     )
     for note in result.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
-    written = {
-        kind: str(path)
-        for kind, path in (("json", paths.json), ("markdown", paths.markdown), ("plot", paths.plot))
-        if path
-    }
-    click.echo(json.dumps(result.headline() | {"paths": written}, separators=(",", ":")))
+    click.echo(json.dumps(result.headline() | {"paths": paths.as_dict()}, separators=(",", ":")))
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
