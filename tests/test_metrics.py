@@ -7,7 +7,7 @@ import pytest
 
 from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.errors import InputError
-from cpsl_deploy.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy
+from cpsl_deploy.metrics import confusion_matrix, iou, mean_iou, pixel_accuracy, precision, recall
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.npz"
 
@@ -32,12 +32,22 @@ def test_rows_are_the_truth_and_ignored_pixels_do_not_count():
     assert pixel_accuracy(confusion) == pytest.approx(3 / 5)
 
 
+def test_precision_and_recall_by_hand():
+    # Class 1 is never found, class 2 labelled and never predicted, class 3 predicted and never labelled.
+    confusion = np.array([[6, 2, 0, 1], [3, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]])
+    np.testing.assert_allclose(precision(confusion), [6 / 10, 0, np.nan, 0])
+    np.testing.assert_allclose(recall(confusion), [6 / 9, 0, 0, np.nan])
+    np.testing.assert_allclose(precision(confusion), recall(confusion.T))
+
+
 def test_nothing_to_count_is_nan_without_a_warning():
     confusion = confusion_matrix(np.full((2, 2), IGNORE), np.zeros((2, 2)), 3)
     assert (
         np.isnan(mean_iou(confusion))
         and np.isnan(pixel_accuracy(confusion))
         and np.isnan(iou(confusion)).all()
+        and np.isnan(precision(confusion)).all()
+        and np.isnan(recall(confusion)).all()
     )
 
 

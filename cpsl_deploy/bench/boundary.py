@@ -100,9 +100,10 @@ def boundary_counts(
         )
     if pixels < 1:
         raise InputError(f"a boundary is looked for within 1 pixel or more; got {pixels}")
-    predictions = np.where(labels == IGNORE, np.uint8(IGNORE), predictions)
+    ignored = labels == IGNORE
     for kind, label_map in (("label", labels), ("prediction", predictions)):
-        _check_classes(kind, label_map, num_classes)
+        _check_classes(kind, label_map, ignored, num_classes)
+    predictions = np.where(ignored, np.uint8(IGNORE), predictions)
     truth_band, band = inner_band(labels, pixels), inner_band(predictions, pixels)
     truth_contour, contour = inner_band(labels, 1), inner_band(predictions, 1)
     truth_map = np.where(truth_contour, labels, np.uint8(IGNORE))
@@ -167,9 +168,8 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def _check_classes(kind: str, label_map: np.ndarray, num_classes: int) -> None:
-    # One up, IGNORE wraps to 0 and is never the highest.
-    highest = int((label_map + np.uint8(1)).max(initial=0)) - 1
+def _check_classes(kind: str, label_map: np.ndarray, ignored: np.ndarray, num_classes: int) -> None:
+    highest = int(np.where(ignored, 0, label_map).max(initial=0))
     if highest >= num_classes:
         raise InputError(
             f"a {kind} is a class from 0 to {num_classes - 1}, or {IGNORE} in labels for pixels to skip; got "
