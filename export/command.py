@@ -13,6 +13,8 @@ from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.contract import COLOUR_ORDERS, LABELS, LOGITS, OUTPUTS, PRECISIONS, Contract
 from cpsl_deploy.errors import InputError, MissingExtraError
 
+from .file_command import build_engine_of, is_finished_file
+
 if TYPE_CHECKING:
     from .request import ExportRequest
     from .result import ExportResult
@@ -117,13 +119,24 @@ MAX_BATCH = 1024
     show_default=True,
     help="Score the file on the labelled target images of RUN, if they are still there, in its report.",
 )
-def main(run: Path, output: Path | None, overwrite: bool, score: bool, **wanted: Any) -> None:
+@click.pass_context
+def main(
+    context: click.Context, run: Path, output: Path | None, overwrite: bool, score: bool, **wanted: Any
+) -> None:
     """Export the model of RUN, a run folder or a .safetensors file, to ONNX, and to TensorRT with --trt.
+
+    RUN may be an exported .onnx file: --trt builds its engine beside it, on the board that will run it and
+    without torch, and holds it against the file on --frames.
 
     The file takes camera frames (uint8) and gives label maps. Before it is put in place it is held against
     the model on the target's images: agreement, IoU of every class, and what is responsible if they fall.
     Exit code 3: it costs more than the budget. Exit code 2: anything else is wrong.
     """
+    # Some steps work for minutes: they say on what.
+    logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
+    if is_finished_file(run):
+        build_engine_of(run, context, wanted)
+        return
     triton = wanted.pop("triton")
     try:
         request = _request(wanted)
@@ -133,8 +146,6 @@ def main(run: Path, output: Path | None, overwrite: bool, score: bool, **wanted:
         from .exporter import export
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "export", "exporting a model") from error
-    # Some steps work for minutes: they say on what.
-    logging.getLogger("cpsl_deploy.export").setLevel(logging.INFO)
     with shown_progress() as watcher:
         result = export(
             run,
@@ -191,8 +202,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def summary(result: ExportResult) -> list[str]:
     """What an export made, for people."""
-    from .gate.judge import points
     from .gate.report import gate_table
+    from .gate.rules import points
     from .result import operator_words, shape_words
 
     verdict, worst = result.verdict, result.verdict.worst_class

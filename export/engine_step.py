@@ -15,15 +15,14 @@ from cpsl_deploy.train.engine.loop import Watcher
 
 from .gate.judge import Verdict
 from .gate.report import Gated, gate_report, write_gate_pictures
-from .placing import PAGE, REPORT, copy_together, refused_folder
+from .placing import PAGE, REPORT, refused_folder
 from .request import ExportRequest
 from .result import ExportResult
 from .tensorrt.engine import ENGINE_SUFFIX, Engine, ensure_engine
 from .tensorrt.ownership import built_from
-from .tensorrt.progress import OnProgress
+from .tensorrt.progress import shown_by
+from .together import copy_together
 from .trials import Tribunal
-
-_BUILDING = "TensorRT engine, percent"
 
 
 def with_engine(
@@ -43,7 +42,7 @@ def with_engine(
             result.path,
             profile=request.profile,
             workspace_gib=request.workspace_gib,
-            on_progress=_shown_by(watcher),
+            on_progress=shown_by(watcher),
             staging=Path(folder),
         )
         with cpsl_deploy.load(engine.path) as segmenter:
@@ -113,17 +112,3 @@ def _refused(result: ExportResult, engine: Engine, gated: Gated, report: Path) -
         "Allow more with --min-agreement and --max-iou-drop, or run the ONNX file. Report: "
         f"{folder / PAGE}."
     )
-
-
-def _shown_by(watcher: Watcher) -> OnProgress:
-    """The stage begins with the build, not with the question whether one is needed or possible."""
-    begun = False
-
-    def show(phases: str, share: float) -> None:
-        nonlocal begun
-        if not begun:
-            watcher.stage(_BUILDING, 0, 100)
-            begun = True
-        watcher.step(_BUILDING, round(100 * share), {})
-
-    return show

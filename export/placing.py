@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import cpsl_deploy
 from cpsl_deploy.backends.preference import RUNNABLE, Preference
 from cpsl_deploy.backends.tensorrt_backend import sidecar_path
 from cpsl_deploy.errors import AccuracyError, ModelFileError, OutputError
-from cpsl_deploy.files import atomic_paths, sha256, write_json, write_text
+from cpsl_deploy.files import sha256, write_json, write_text
 from cpsl_deploy.spec import ModelSpec
 
 from .gate.parity import Parity, measure_parity
@@ -24,6 +23,7 @@ from .graph.onnx_file import operator_counts, read_metadata
 from .result import ExportResult, layers_section, parity_section, title
 from .tensorrt.engine import ENGINE_SUFFIX
 from .tensorrt.ownership import check_engine_replaceable
+from .together import copy_together
 from .trials import Trial
 from .workshop import Workshop
 
@@ -176,13 +176,6 @@ def _pages(
     write_json(folder / REPORT, facts)
     write_gate_pictures(folder, shown.gated, shown.reference, shown.worst_labels)
     return sorted(folder.iterdir())
-
-
-def copy_together(files: dict[Path, Path]) -> None:
-    """Copy files to where they belong: all of them or none."""
-    with atomic_paths(*files.values()) as temporaries:
-        for source, temporary in zip(files, temporaries, strict=True):
-            shutil.copyfile(source, temporary)
 
 
 def _forget_refused(output: Path, names: list[str]) -> None:

@@ -229,7 +229,8 @@ def _closed(image: Tensor) -> Tensor:
 
 def _unavailable(mode: TorchMode, error: Exception) -> UnavailableError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = (lines[0] if lines else type(error).__name__)[:300]
+    # torch.compile's first line only says which of its compilers it was.
+    reason = " ".join(lines[: 2 if mode.compiled else 1] or [type(error).__name__])[:300]
     if mode.compiled:
         return UnavailableError(
             f"torch.compile did not compile the network ({reason}). On a CPU it needs a C++ compiler and "

@@ -19,7 +19,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-VERSIONS = ("10.13.2.6", "10.16.1.11", "11.4.0.106")
+VERSIONS = ("10.3.0", "10.13.2.6", "10.16.1.11", "11.4.0.106")
+"""10.3.0 is JetPack 6's; it is older than the packages for CUDA 13."""
 TARGET = Path(__file__).parent / "export" / "tensorrt_api.json"
 CLASSES = (
     "Builder",
@@ -75,7 +76,8 @@ def main() -> None:
     names = sorted(set().union(*listed.values()))
     rows = [f"    {json.dumps(name)}: {json.dumps(_in_versions(name, listed))}" for name in names]
     text = (
-        f'{{\n  "made by": "tests/{Path(__file__).name}",\n  "package": "tensorrt-cu13-bindings",\n'
+        f'{{\n  "made by": "tests/{Path(__file__).name}",\n'
+        f'  "package": "tensorrt-cu13-bindings, of 10.3 tensorrt-cu12-bindings",\n'
         f'  "versions": {json.dumps(VERSIONS)},\n  "members": {{\n' + ",\n".join(rows) + "\n  }\n}\n"
     )
     json.loads(text)
@@ -92,7 +94,8 @@ def _in_versions(name: str, listed: dict[str, dict[str, object]]) -> object:
 
 def _list(version: str, folder: Path) -> dict[str, object]:
     wheels = folder / "wheels"
-    package = f"tensorrt-cu13-bindings=={version}"
+    cuda = 12 if version.startswith("10.3.") else 13
+    package = f"tensorrt-cu{cuda}-bindings=={version}"
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
     subprocess.run([*pip, "-d", str(wheels), package], check=True)
     (wheel,) = wheels.iterdir()

@@ -47,10 +47,10 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
     try:
         with open(path, "rb") as file:
             if file.seek(0, 2) == 0:
-                raise _Damaged("it is empty")
+                raise Damaged("it is empty")
             # Not closed but dropped: parts of it live in the frames of an error that is on its way.
             return _metadata(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except _Damaged as error:
+    except Damaged as error:
         raise ModelFileError(
             f"{path} is not a usable ONNX file, or damaged ({error}). Export it again: cpsl-export RUN"
         ) from error
@@ -58,22 +58,22 @@ def read_onnx_metadata(path: Path) -> dict[str, str]:
         raise ModelFileError(f"cannot read {path}: {error.strerror}. Check the path and the disk") from error
 
 
-class _Damaged(Exception):
-    """Why a file cannot be read, for the message above."""
+class Damaged(Exception):
+    """Why a file cannot be read, in words for the error that tells of it."""
 
 
 def _metadata(data: memoryview) -> dict[str, str]:
     entries: dict[str, str] = {}
     size = count = 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _METADATA_PROPS and isinstance(value, memoryview):
             size, count = size + len(value), count + 1
             if size > MAX_METADATA_BYTES or count > _MAX_METADATA_ENTRIES:
-                raise _Damaged(f"its metadata are above {MAX_METADATA_BYTES:,} bytes")
-            texts = dict(_fields(value))
+                raise Damaged(f"its metadata are above {MAX_METADATA_BYTES:,} bytes")
+            texts = dict(fields(value))
             entries[_text(texts.get(_KEY))] = _text(texts.get(_TEXT))
         elif number == _OPSET_IMPORT and isinstance(value, memoryview):
-            _check_opset(dict(_fields(value)))
+            _check_opset(dict(fields(value)))
     _refuse_external_tensors(data, "model", 0)
     return entries
 
@@ -82,17 +82,17 @@ def _check_opset(opset: dict[int, int | memoryview]) -> None:
     version = opset.get(_VERSION, 0)
     known = isinstance(version, int) and version <= NEWEST_OPSET
     if _text(opset.get(_DOMAIN)) in ("", "ai.onnx") and not known:
-        raise _Damaged(f"it is of opset {version}, and {NEWEST_OPSET} is the newest that can be read")
+        raise Damaged(f"it is of opset {version}, and {NEWEST_OPSET} is the newest that can be read")
 
 
 def _refuse_external_tensors(data: memoryview, kind: str, depth: int) -> None:
     if depth > _MAX_NESTING:
-        raise _Damaged(f"its graphs are nested deeper than {_MAX_NESTING}")
+        raise Damaged(f"its graphs are nested deeper than {_MAX_NESTING}")
     parts = _PARTS.get(kind, {})
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if kind == "tensor":
             if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == _EXTERNAL):
-                raise _Damaged(f"it keeps weights in another file{_location(number, value)}")
+                raise Damaged(f"it keeps weights in another file{_location(number, value)}")
         elif number in parts and isinstance(value, memoryview):
             _refuse_external_tensors(value, parts[number], depth + 1)
 
@@ -100,24 +100,24 @@ def _refuse_external_tensors(data: memoryview, kind: str, depth: int) -> None:
 def _location(number: int, value: int | memoryview) -> str:
     if number != _EXTERNAL_DATA or not isinstance(value, memoryview):
         return ""
-    return f", {str(_text(dict(_fields(value)).get(_TEXT)))[:80]!r}"
+    return f", {str(_text(dict(fields(value)).get(_TEXT)))[:80]!r}"
 
 
 def _text(value: int | memoryview | None) -> str:
     try:
         return bytes(value).decode("utf-8") if isinstance(value, memoryview) else ""
     except UnicodeDecodeError as error:
-        raise _Damaged("its metadata are not UTF-8 text") from error
+        raise Damaged("its metadata are not UTF-8 text") from error
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(number, value) of a message's fields: whole numbers as they are, all others as their bytes."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
         number, wire_type = tag >> 3, tag & 7
         if number == 0:
-            raise _Damaged("it is not a protobuf message")
+            raise Damaged("it is not a protobuf message")
         if wire_type == 0:
             value, at = _varint(data, at)
             yield number, value
@@ -127,9 +127,9 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif wire_type in (1, 5):
             length = 8 if wire_type == 1 else 4
         else:
-            raise _Damaged("it is not a protobuf message")
+            raise Damaged("it is not a protobuf message")
         if length > end - at:
-            raise _Damaged("it is cut off")
+            raise Damaged("it is cut off")
         yield number, data[at : at + length]
         at += length
 
@@ -139,10 +139,10 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise _Damaged("it is cut off")
+            raise Damaged("it is cut off")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise _Damaged("it is not a protobuf message")
+    raise Damaged("it is not a protobuf message")

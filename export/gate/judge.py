@@ -11,7 +11,7 @@ import numpy as np
 
 from cpsl_deploy.contract import Contract
 from cpsl_deploy.errors import AccuracyError, InputError
-from cpsl_deploy.metrics import confusion_matrix, iou
+from cpsl_deploy.metrics import confusion_matrix
 
 from .agreement import Agreement, confusion_of
 from .blame import Blame
@@ -19,38 +19,11 @@ from .budget import Budget
 from .outputs import OutputCheck
 from .own_size import OwnSize
 from .reference import MARGIN_EDGES, Reference, count_margins
+from .rules import ClassVerdict, broken_rules, change, class_verdicts, mean_of
 
-MIN_CLASS_PIXELS = 1000
-"""Ground truth that a class needs to decide: two points of IoU are then 20 pixels or more, and fewer change
-with the rounding of a single object's outline. Classes with less are reported."""
 NEAR_TIE = 0.1
 """Margin, in logits, under which a changed pixel was nearly a tie: the model itself hardly preferred its
 label."""
-
-_ROUNDING = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassVerdict:
-    """One class before and after the export."""
-
-    name: str
-    pixels: int
-    """With this class in the ground truth."""
-    before: float | None
-    """IoU of the torch model, 0..1; None for a class that the ground truth does not have."""
-    after: float | None
-    """IoU of the file."""
-
-    @property
-    def decides(self) -> bool:
-        """Whether it has pixels enough to decide."""
-        return self.pixels >= MIN_CLASS_PIXELS
-
-    @property
-    def drop(self) -> float:
-        """Points of IoU lost; negative if gained, 0 for a class that the ground truth does not have."""
-        return 0.0 if self.before is None or self.after is None else 100 * (self.before - self.after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +60,12 @@ class Verdict:
     @property
     def mean_before(self) -> float:
         """Mean IoU of the torch model over the classes that decide, 0..1; NaN if none does."""
-        return _mean([c.before for c in self.classes if c.decides])
+        return mean_of([c.before for c in self.classes if c.decides])
 
     @property
     def mean_after(self) -> float:
         """Mean IoU of the file over the same classes."""
-        return _mean([c.after for c in self.classes if c.decides])
+        return mean_of([c.after for c in self.classes if c.decides])
 
     @property
     def worst_class(self) -> ClassVerdict | None:
@@ -167,7 +140,7 @@ class Verdict:
         if worst is None or worst.drop <= 0:
             name, share = self.agreement.worst_class
             return f"Worst class: {name}, which agrees on {share:.2%} of its pixels. {near}"
-        return f"Worst class: {worst.name}, {_change(worst.before, worst.after)}. {near}"
+        return f"Worst class: {worst.name}, {change(worst.before, worst.after)}. {near}"
 
     def as_dict(self) -> dict[str, Any]:
         """For export.json, shares rounded to six digits and points to three."""
@@ -234,7 +207,7 @@ def judge(labels: Iterable[np.ndarray], reference: Reference, budget: Budget) ->
     if len(shares) != len(reference.labels):
         raise _wrong_number(str(len(shares)), reference)
     agreement = Agreement.from_confusion(reference.spec.class_names, between, len(shares))
-    classes = _class_verdicts(reference.spec.class_names, before, after)
+    classes = class_verdicts(reference.spec.class_names, before, after)
     return Verdict(
         budget=budget,
         agreement=agreement,
@@ -244,65 +217,12 @@ def judge(labels: Iterable[np.ndarray], reference: Reference, budget: Budget) ->
         frame_agreement=tuple(shares),
         changed_margins=tuple(changed.tolist()),
         all_margins=tuple(reference.margin_counts().tolist()),
-        broken=tuple(_broken(budget, agreement, classes)),
+        broken=tuple(broken_rules(budget, agreement, classes)),
     )
-
-
-def _class_verdicts(names: Sequence[str], before: np.ndarray, after: np.ndarray) -> tuple[ClassVerdict, ...]:
-    ious, pixels = zip(iou(before).tolist(), iou(after).tolist(), strict=True), before.sum(1).tolist()
-    return tuple(
-        ClassVerdict(
-            name=name,
-            pixels=number,
-            before=said if number else None,
-            after=got if number else None,
-        )
-        for name, number, (said, got) in zip(names, pixels, ious, strict=True)
-    )
-
-
-def _broken(budget: Budget, agreement: Agreement, classes: Sequence[ClassVerdict]) -> list[str]:
-    """The broken rules, the classes that lose most first."""
-    found = []
-    if agreement.share < budget.min_agreement:
-        name, share = agreement.worst_class
-        found.append(
-            f"at least {budget.min_agreement:.3%} of the pixels must have the torch model's label and "
-            f"{agreement.share:.3%} of {agreement.pixels:,} have it, of {name} {share:.3%}"
-        )
-    deciding = sorted((c for c in classes if c.decides), key=lambda c: -c.drop)
-    before, after = _mean([c.before for c in deciding]), _mean([c.after for c in deciding])
-    if 100 * (before - after) > budget.max_iou_drop + _ROUNDING:
-        found.append(
-            f"the mean IoU may fall by {budget.max_iou_drop:g} points and falls by "
-            f"{100 * (before - after):.2f} ({_change(before, after)})"
-        )
-    found += [
-        f"the IoU of {c.name} may fall by {budget.max_class_iou_drop:g} points and falls by {c.drop:.2f} "
-        f"({_change(c.before, c.after)})"
-        for c in deciding
-        if c.drop > budget.max_class_iou_drop + _ROUNDING
-    ]
-    return found
 
 
 def _wrong_number(got: str, reference: Reference) -> InputError:
     return InputError(f"a file gives labels for each of {len(reference.labels)} frames; got {got}")
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
-def points(change: float) -> str:
-    """Points of IoU with their sign, to hundredths; "0.00" has none."""
-    text = f"{change:+.2f}"
-    return text if float(text) else "0.00"
-
-
-def _change(before: float | None, after: float | None) -> str:
-    return f"{100 * (before or 0):.1f} % to {100 * (after or 0):.1f} %"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -11,8 +11,9 @@ from cpsl_deploy.overlay import colourise, contact_sheet, write_image
 from cpsl_deploy.train.reporting.figures import FONT, new_figure, open_frame, plain, save
 
 from .frames import resized
-from .judge import Verdict, points
+from .judge import Verdict
 from .reference import MARGIN_EDGES, Reference
+from .rules import points
 
 _BEFORE, _AFTER, _BROKEN = "#b5b5b5", "#08519c", "#c1121f"
 _CHANGED = (255, 0, 255)

@@ -15,10 +15,11 @@ from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.reporting.markdown import escaped, percent, picture, table
 
 from .blame import Blame
-from .judge import MIN_CLASS_PIXELS, NEAR_TIE, ClassVerdict, Verdict, points
+from .judge import NEAR_TIE, Verdict
 from .outputs import OutputCheck
 from .pictures import margin_names, write_class_bars, write_margins, write_worst_frame
 from .reference import Reference
+from .rules import MIN_CLASS_PIXELS, ClassVerdict, points
 
 IOU_PICTURE, MARGIN_PICTURE, FRAME_PICTURE = "gate_iou.png", "gate_margins.png", "gate_worst_frame.png"
 

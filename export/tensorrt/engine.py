@@ -9,7 +9,7 @@ ONNX file's hash, the TensorRT version, the GPU's name and compute capability, t
 CUDA version that it serves, the profile and the workspace limit.
 
 No engine has been built on a GPU with this yet. The names and arguments it uses of TensorRT were compared
-with the Python bindings of 10.13, 10.16 and 11.4, and its order of calls runs against a stand-in.
+with the Python bindings of 10.3, 10.13, 10.16 and 11.4, and its order of calls runs against a stand-in.
 """
 
 from __future__ import annotations

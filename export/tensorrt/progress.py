@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     import tensorrt
 
+    from cpsl_deploy.train.engine.loop import Watcher
+
 _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -24,6 +26,7 @@ OnProgress = Callable[[str, float], None]
 """Called with the phases under way, outermost first, and the share of the outermost that is done, 0 to 1."""
 
 _POLL_S = 0.1
+_BUILDING = "TensorRT engine, percent"
 
 
 @dataclass
@@ -136,3 +139,18 @@ def watched(task: Callable[[], Result], progress: BuildProgress, on_progress: On
     if work.error is not None:
         raise work.error
     return work.result[0]
+
+
+def shown_by(watcher: Watcher) -> OnProgress:
+    """What shows a build as a stage of ``watcher``. The stage begins with the build, not with the question
+    whether one is needed or possible."""
+    begun = False
+
+    def show(phases: str, share: float) -> None:
+        nonlocal begun
+        if not begun:
+            watcher.stage(_BUILDING, 0, 100)
+            begun = True
+        watcher.step(_BUILDING, round(100 * share), {})
+
+    return show

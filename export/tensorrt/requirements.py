@@ -9,17 +9,16 @@ from pathlib import Path
 from types import ModuleType
 
 from cpsl_deploy.backends.gpu import gpu_problem
-from cpsl_deploy.errors import MissingExtraError, UnavailableError
+from cpsl_deploy.backends.tensorrt_remedy import install_remedy, missing_package
+from cpsl_deploy.errors import UnavailableError
 
 from .versions import require_supported
-
-_INSTALL = "pip install 'cpsl_deploy[trt]'"
 
 
 def no_gpu(onnx_path: Path) -> UnavailableError:
     """The error of a machine without a GPU. It does not load TensorRT, but says if that is missing, too."""
     problem = gpu_problem() or "the NVIDIA driver offers this process no GPU"
-    package = "" if _installed() else f" TensorRT is missing here, too: {_INSTALL}."
+    package = "" if _installed() else f" TensorRT is missing here, too. {install_remedy()}."
     return UnavailableError(
         "a TensorRT engine is built on the NVIDIA GPU it will run on, and no GPU with a working driver was "
         f"found here: {problem}.{package} Export with --trt on the machine with the GPU, or run the ONNX "
@@ -28,14 +27,14 @@ def no_gpu(onnx_path: Path) -> UnavailableError:
 
 
 def require_tensorrt(onnx_path: Path) -> ModuleType:
-    """The package ``tensorrt``, loaded. Raises MissingExtraError if it is not installed, UnavailableError if
-    it does not load or is too old; both say which package or library is at fault."""
+    """The package ``tensorrt``, loaded. Raises UnavailableError if it is not installed (see
+    `missing_package`), does not load or is too old, and says which package or library is at fault."""
     try:
         trt = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
         if error.name == "tensorrt" or not _installed():
             purpose = f"building a TensorRT engine (the ONNX file is in place: {onnx_path})"
-            raise MissingExtraError("tensorrt", "trt", purpose) from error
+            raise missing_package("tensorrt", purpose) from error
         raise _broken(f"its part {error.name} is not installed", onnx_path) from error
     # On Windows the bindings raise FileNotFoundError for a library.
     except (ImportError, OSError) as error:
@@ -63,6 +62,6 @@ def _library_problem(message: str) -> str:
 
 def _broken(problem: str, onnx_path: Path) -> UnavailableError:
     return UnavailableError(
-        f"TensorRT is installed and does not load: {problem}. Install it again with its libraries: "
-        f"pip install --force-reinstall 'cpsl_deploy[trt]'. The ONNX file is in place: {onnx_path}"
+        f"TensorRT is installed and does not load: {problem}. {install_remedy(again=True)}. The ONNX file is "
+        f"in place: {onnx_path}"
     )

@@ -1,8 +1,8 @@
 """Where TensorRT 10 and 11 differ, and what this project does about it. No other file asks which one it is.
 
-Found by comparing the classes and signatures of the Python bindings 10.13.2, 10.16.1 and 11.4.0, which
-``tests/list_tensorrt_api.py`` lists in ``tests/export/tensorrt_api.json`` for the tests. What concerns a
-segmenter's engine:
+Found by comparing the classes and signatures of the Python bindings 10.3.0, 10.13.2, 10.16.1 and 11.4.0, which
+``tests/list_tensorrt_api.py`` lists in ``tests/export/tensorrt_api.json`` for the tests. 10.3 is JetPack 6's
+(6.1 and 6.2), and lacks nothing that is used here. What concerns a segmenter's engine:
 
 | | TensorRT 10 | TensorRT 11 | here |
 | --- | --- | --- | --- |
@@ -17,7 +17,7 @@ segmenter's engine:
 | `OnnxParser.supports_model` | deprecated | gone (`supports_model_v2`) | not used |
 | `TacticSource.CUBLAS`, `CUBLAS_LT`, `CUDNN` | deprecated | gone | not used |
 
-The same in all three, by name and by argument: building, parsing, optimisation profiles, timing caches, memory
+The same in all four, by name and by argument: building, parsing, optimisation profiles, timing caches, memory
 pools, progress monitors, loggers, and the runtime's tensors by name with ``execute_async_v3``.
 """  # noqa: E501  a table's rows are one line each
 
@@ -27,22 +27,23 @@ import logging
 import re
 from types import ModuleType
 
+from cpsl_deploy.backends.tensorrt_remedy import install_remedy
 from cpsl_deploy.errors import UnavailableError
 
 _log = logging.getLogger(__name__)
 
-OLDEST, NEWEST_MAJOR = (10, 13), 11
+OLDEST, NEWEST_MAJOR = (10, 3), 11
 
 
 def require_supported(trt: ModuleType) -> None:
-    """Raise UnavailableError for a TensorRT before 10.13; one after 11 is tried, with a warning."""
+    """Raise UnavailableError for a TensorRT before 10.3; one after 11 is tried, with a warning."""
     version = trt.__version__
     found = re.match(r"(\d+)\.(\d+)", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     if number < OLDEST:
         raise UnavailableError(
             f"TensorRT {OLDEST[0]}.{OLDEST[1]} or later is needed, and {version} is installed. "
-            "Install it with: pip install -U 'cpsl_deploy[trt]'"
+            f"{install_remedy(update=True)}"
         )
     if number[0] > NEWEST_MAJOR:
         _log.warning("TensorRT %s is newer than the versions this was written for (10 and 11)", version)

@@ -17,7 +17,7 @@ from stand_in_tensorrt import Driver, FakeTensorRT
 
 import cpsl_deploy
 from cpsl_deploy.errors import UnavailableError
-from cpsl_deploy.export import placing
+from cpsl_deploy.export import together
 from cpsl_deploy.files import sha256
 from cpsl_deploy.train.engine.progress import LineWatcher
 
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_leaves_the_earlier_engine_and_its_report(
 ) -> None:
     export("--trt")
     change_driver(driver)
-    before, real = pair(folder), placing.shutil.copyfile
+    before, real = pair(folder), together.shutil.copyfile
     copied: list[str] = []
 
     def copyfile(source: Path, target: Path) -> Any:
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_leaves_the_earlier_engine_and_its_report(
             raise OSError(28, "No space left on device")
         return real(source, target)
 
-    monkeypatch.setattr(placing.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(together.shutil, "copyfile", copyfile)
     says(export("--trt", code=2), "disk is full")
     assert copied == [name] and pair(folder) == before and report_of(folder)["engine"] is None
 

@@ -102,7 +102,7 @@ def interrupted(moment: int, do: Callable[[], Any], *places: str) -> Interrupt:
     return interrupt
 
 
-PUTTING = ("cpsl_deploy/files.py", "export/exporter.py", "export/placing.py")
+PUTTING = ("cpsl_deploy/files.py", "export/exporter.py", "export/placing.py", "export/together.py")
 
 
 def test_an_interrupted_export_leaves_a_file_and_the_report_of_it(run_folder: Path) -> None:

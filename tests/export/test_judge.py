@@ -15,9 +15,10 @@ from cpsl_deploy.errors import AccuracyError, InputError, ModelFileError
 from cpsl_deploy.export.command import main
 from cpsl_deploy.export.gate.blame import Blame, Step
 from cpsl_deploy.export.gate.budget import Budget
-from cpsl_deploy.export.gate.judge import MIN_CLASS_PIXELS, judge, points
+from cpsl_deploy.export.gate.judge import judge
 from cpsl_deploy.export.gate.outputs import OutputCheck
 from cpsl_deploy.export.gate.report import Gated, gate_table
+from cpsl_deploy.export.gate.rules import MIN_CLASS_PIXELS, points
 
 LABELLED = Budget(min_agreement=0.95)
 

@@ -26,7 +26,7 @@ from cpsl_deploy.export.tensorrt.profile import Profile
 from cpsl_deploy.files import sha256
 
 
-@pytest.mark.parametrize(("version", "flags"), [("10.16.1.11", 0b10), ("11.4.0.106", 0)])
+@pytest.mark.parametrize(("version", "flags"), [("10.3.0", 0b10), ("10.16.1.11", 0b10), ("11.4.0.106", 0)])
 def test_one_path_for_both_major_versions(
     onnx_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch, version: str, flags: int
 ) -> None:

@@ -11,16 +11,17 @@ import onnx
 import pytest
 from stand_in_tensorrt import Driver, FakeTensorRT
 
+from cpsl_deploy.backends import tensorrt_remedy
 from cpsl_deploy.errors import InputError, MissingExtraError, ModelFileError, UnavailableError
 from cpsl_deploy.export.tensorrt.engine import ensure_engine
 from cpsl_deploy.export.tensorrt.onnx_input import require_symmetric
 from cpsl_deploy.export.tensorrt.profile import Profile
 
 
-@pytest.mark.parametrize("version", ["8.6.1", "10.12.0.36"])
+@pytest.mark.parametrize("version", ["8.6.2", "10.0.1"])
 def test_an_older_tensorrt_is_refused(onnx_path: Path, trt: FakeTensorRT, version: str) -> None:
     trt.__version__ = version
-    with pytest.raises(UnavailableError, match=rf"10\.13 or later is needed, and {version}.*pip install"):
+    with pytest.raises(UnavailableError, match=rf"10\.3 or later is needed, and {version}.*pip install"):
         ensure_engine(onnx_path)
 
 
@@ -51,9 +52,9 @@ def symmetric(**changes: Any) -> onnx.ModelProto:
     ],
 )
 def test_an_int8_file_for_cpus_is_refused(changes: dict[str, Any], problem: str) -> None:
-    require_symmetric(symmetric(), Path("model.onnx"))
+    require_symmetric(symmetric().SerializeToString(), Path("model.onnx"))
     with pytest.raises(ModelFileError, match=rf"in model\.onnx {problem}: this file was quantised for CPUs"):
-        require_symmetric(symmetric(**changes), Path("model.onnx"))
+        require_symmetric(symmetric(**changes).SerializeToString(), Path("model.onnx"))
 
 
 def test_an_int8_file_is_looked_at_before_tensorrt_is(
@@ -109,6 +110,30 @@ def test_without_tensorrt_the_pip_command_is_shown(
         ensure_engine(onnx_path)
 
 
+def test_on_a_jetson_no_wheel_is_recommended(
+    onnx_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JetPack's TensorRT is the only one that runs there."""
+    monkeypatch.setattr(tensorrt_remedy, "on_jetson", lambda: True)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(UnavailableError, match=r"apt-get install python3-libnvinfer.*--system-site-packages"):
+        ensure_engine(onnx_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(version="8.6.2"))
+    with pytest.raises(
+        UnavailableError, match=r"10\.3 or later .* 8\.6\.2 is.*update to JetPack 6\.1 or later"
+    ):
+        ensure_engine(onnx_path)
+    driver.count = 0
+    with pytest.raises(UnavailableError) as error:
+        ensure_engine(onnx_path)
+    told = [
+        str(error.value),
+        *(str(tensorrt_remedy.missing_package(name, "it")) for name in ("tensorrt", "cuda")),
+    ]
+    assert "pip install -r requirements/jetson.txt" in told[2]
+    assert not any("cpsl_deploy[trt]" in text for text in told)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -153,7 +178,7 @@ def test_without_a_gpu_nothing_of_tensorrt_is_loaded_and_both_lacks_are_told(
         ensure_engine(onnx_path)
     for part in (
         "offers this process no GPU: check CUDA_VISIBLE_DEVICES",
-        "TensorRT is missing here, too: pip install 'cpsl_deploy[trt]'",
+        "TensorRT is missing here, too. Install it with: pip install 'cpsl_deploy[trt]'",
         f"in place, with onnxruntime or OpenVINO: {onnx_path}",
     ):
         assert part in str(error.value)

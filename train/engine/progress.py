@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -12,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from .loop import Watcher
+if TYPE_CHECKING:  # it loads torch, and building an engine on a board shows progress, too
+    from .loop import Watcher
 
 _RATE_WINDOW_S = 600.0
 """Rates are means over so many seconds: a step of a large network on a CPU takes several."""
