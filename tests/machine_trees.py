@@ -95,6 +95,8 @@ def orin(root: Path) -> Path:
             "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq": "729600\n",
             "proc/meminfo": "MemTotal:       64349752 kB\nMemFree: 1 kB\nMemAvailable:   54349752 kB\n",
             "proc/self/statm": "90000 25000 3000 1 0 20000 0\n",
+            "proc/self/task/41/schedstat": "9000000000 1500000000 77\n",
+            "proc/self/task/42/schedstat": "8000000000 250000000 5\n",
             "proc/stat": proc_stat(steal=0),
         },
     )
@@ -174,6 +176,8 @@ def xeon(root: Path) -> Path:
             "sys/fs/cgroup/pod/cpu.stat": "usage_usec 9\nnr_throttled 3\nthrottled_usec 1500000\n",
             "sys/fs/cgroup/pod/box/cpu.stat": "usage_usec 9\nnr_throttled 7\nthrottled_usec 2000000\n",
             "proc/self/statm": "90000 25000 3000 1 0 20000 0\n",
+            "proc/self/task/41/schedstat": "9000000000 1500000000 77\n",
+            "proc/self/task/42/schedstat": "8000000000 250000000 5\n",
             "proc/stat": proc_stat(steal=200),
         },
     )

@@ -18,6 +18,8 @@ SETTLING_SHARE = 0.2
 LEAST_FOR_SLOPE, SHORTEST_FOR_SLOPE_S = 5, 30.0
 """Readings after it, and seconds from the first to the last of them, for a growth of memory to be stated."""
 MOST_FOR_SLOPE = 400
+WAIT_SHARE = 0.05
+"""Of the run, for which threads waited for a core, from which on it is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,12 @@ class Sustained:
         return 3600 * robust_slope(points)
 
     @property
+    def waited_s(self) -> float | None:
+        """For so long threads of the process were ready and had no core, added up; None where not counted."""
+        first, last = self.before.waited_s, self.intervals[-1].reading.waited_s
+        return None if first is None or last is None else max(last - first, 0.0)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know before believing the figures."""
         return tuple(_notes(self))
@@ -170,3 +178,8 @@ def _notes(run: Sustained) -> Iterator[str]:
         clocks = any(interval.reading.clock_mhz for interval in run.intervals)
         why = "no sign of throttling was seen" if clocks else "no clock could be read"
         yield f"Latency rose to {run.slowdown:.2f} times its start in the sustained run, and {why}."
+    if run.waited_s is not None and run.waited_s > WAIT_SHARE * run.seconds:
+        yield (
+            f"Threads of the benchmark waited {run.waited_s:.0f} s in all for a core in {run.seconds:.0f} s "
+            "of the sustained run: other programs ran, or there are more threads than cores."
+        )

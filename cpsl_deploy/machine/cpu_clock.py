@@ -6,13 +6,15 @@ clock, ``scaling_cur_freq`` is in kHz.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from .probe import Found, Probe, paths, read_number
 
-NONE = "neither cpufreq nor /proc/cpuinfo tells the clocks; usual in a virtual machine"
+NONE = "neither cpufreq nor /proc/cpuinfo tells the clocks"
+GUEST = "a virtual machine: /proc/cpuinfo tells a constant there, whatever the cores beneath it do"
 
 
 def find_cpu_clock(root: Path = Path("/")) -> Found:
@@ -22,13 +24,23 @@ def find_cpu_clock(root: Path = Path("/")) -> Found:
     policies = list(paths(root / "sys/devices/system/cpu/cpufreq", "policy*/scaling_cur_freq"))
     if policies:
         read = partial(_policies_mhz, policies)
+    elif _is_guest(root):
+        return found.miss("CPU clock", GUEST)
     elif _cpuinfo_mhz(root):
-        # A hypervisor may hold this constant, whatever the cores beneath it do.
         read = partial(_cpuinfo_mhz, root)
     else:
         return found.miss("CPU clock", NONE)
     found.try_probe(Probe(sensor="CPU clock", quantity="clock_mhz", read=lambda: _summary(read())))
     return found
+
+
+def _is_guest(root: Path) -> bool:
+    """Whether an x86 processor says that a hypervisor runs beneath."""
+    try:
+        cpuinfo = (root / "proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return False
+    return re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE) is not None
 
 
 def _summary(clocks_mhz: list[float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ Quantity = Literal[
     "throttle_reasons",
     "throttle_counts",
     "lost_s",
+    "waited_s",
 ]
 """Each is a field of `cpsl_deploy.machine.sensors.Reading`, which says what it means."""
 

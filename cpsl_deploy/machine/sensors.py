@@ -17,9 +17,19 @@ from .memory import find_process_memory, find_shared_memory
 from .nvml import find_nvml
 from .probe import Found, Probe, Unavailable, failure
 from .rapl import find_rapl
+from .run_queue import find_run_queue
 from .thermal import find_temperatures
 
 log = logging.getLogger(__name__)
+
+_EVERYWHERE = (
+    find_rapl,
+    find_cpu_clock,
+    find_temperatures,
+    find_cpu_throttling,
+    find_run_queue,
+    find_process_memory,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,8 @@ class Reading:
     """Events since some moment, by kind; one more means that clocks were lowered in between."""
     lost_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds without a processor since some moment, by cause: a quota, other virtual machines."""
+    waited_s: float | None = None
+    """Seconds since some moment for which threads of this process were ready and had no core, added up."""
 
 
 class Sensors:
@@ -70,7 +82,7 @@ class Sensors:
             found.add(find_jetson_sensors(root))
             if not any(probe.quantity == "device_bytes" for probe in found.probes):
                 found.add(find_shared_memory(root))
-        for find in (find_rapl, find_cpu_clock, find_temperatures, find_cpu_throttling, find_process_memory):
+        for find in _EVERYWHERE:
             found.add(find(root))
         return cls(found, close=close)
 
@@ -103,6 +115,7 @@ class Sensors:
             throttle_reasons=tuple(values.get("throttle_reasons", {})),
             throttle_counts=values.get("throttle_counts", {}),
             lost_s=values.get("lost_s", {}),
+            waited_s=values.get("waited_s", {}).get("process"),
         )
 
     def _note(self, probe: Probe, error: Exception) -> None:

@@ -185,6 +185,16 @@ def test_latency_that_rises_without_a_sign_is_said() -> None:
     assert any("1.43 times its start" in note and "no clock could be read" in note for note in run.notes)
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.0, False), (0.04, False), (0.5, True)])
+def test_waiting_for_cores_is_said_and_is_no_throttling(share: float, said: bool) -> None:
+    machine = Machine()
+    machine.read = lambda: Reading(waited_s=7 + share * (machine.now - 100))  # type: ignore[method-assign]
+    run = machine.run()
+    assert not run.throttle_reasons
+    assert run.waited_s == pytest.approx(share * 120, rel=0.01)
+    assert any("for a core" in note for note in run.notes) == said
+
+
 def test_energy_counter_is_preferred_to_power() -> None:
     machine = Machine()
     read = machine.read

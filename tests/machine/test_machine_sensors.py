@@ -9,6 +9,7 @@ import machine_trees as trees
 import pytest
 
 from cpsl_deploy.machine import Sensors, Unavailable
+from cpsl_deploy.machine.cpu_clock import GUEST
 from cpsl_deploy.machine.cpu_throttling import QUOTA, STEAL
 from cpsl_deploy.machine.probe import Found, Probe
 
@@ -24,8 +25,16 @@ def test_a_server(tmp_path: Path) -> None:
         "thermal throttling of the CPU (package)": 9,
     }
     assert reading.lost_s == {QUOTA: 3.5, STEAL: pytest.approx(200 / os.sysconf("SC_CLK_TCK"))}
+    assert reading.waited_s == 1.75, "of two threads"
     assert reading.process_bytes == 25000 * os.sysconf("SC_PAGE_SIZE") and reading.device_bytes is None
     assert sensors.unavailable == ()
+
+
+def test_a_guest_has_no_clock_to_tell(tmp_path: Path) -> None:
+    cpuinfo = "processor : 0\ncpu MHz\t\t: 2596.094\nflags\t\t: fpu sse hypervisor lm\n"
+    sensors = Sensors.find(trees.write_tree(tmp_path, {"proc/cpuinfo": cpuinfo}), gpu=False)
+    assert not sensors.read().clock_mhz
+    assert ("CPU clock", GUEST) in [(one.sensor, one.reason) for one in sensors.unavailable]
 
 
 def test_quota_of_control_groups_version_1(tmp_path: Path) -> None:
@@ -64,6 +73,7 @@ def test_a_bare_machine_lists_what_it_lacks(tmp_path: Path) -> None:
         "CPU throttle counts",
         "container's CPU quota",
         "CPU steal",
+        "run queue",
         "process memory",
     }
     assert all(one.reason for one in sensors.unavailable)
