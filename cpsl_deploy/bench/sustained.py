@@ -59,10 +59,12 @@ def measure_sustained(
     """Run frames one after the other for ``minutes``, going round ``frames``, and read the sensors meanwhile.
 
     A frame's latency is the wall clock from reading its bytes to its label map; nothing is encoded. Warm up
-    before: the first interval is what the others are held against. ``interval_s``: between readings; without
-    it 120 of them, at least a second and at most half a minute long. ``clock`` gives seconds. ``executor``: runs the readings; a thread of its own without. Ctrl-C ends the run, and what was measured
-    until then is returned; with not a frame measured it is raised. Raises InputError for no frames or for
-    times that are not above 0, DataError for a frame that does not decode.
+    before: the first interval is what the others are held against.
+
+    ``interval_s``: between readings; without it 120 of them, at least a second and at most half a minute
+    long. ``clock`` gives seconds. ``executor``: runs the readings; a thread of its own without. Ctrl-C ends
+    the run, and what was measured until then is returned; with not a frame measured it is raised. Raises
+    InputError for no frames or for times that are not above 0, DataError for a frame that does not decode.
     """
     if not frames:
         raise InputError("a sustained run needs at least one frame; there are none.")
