@@ -144,7 +144,7 @@ def _far(contours: np.ndarray, others: np.ndarray, num_classes: int, pixels: int
     distances are gone through from the nearest, for the pixels that are left: no map is made per class.
     """
     width = contours.shape[1] + 2 * pixels
-    around = cv2.copyMakeBorder(others, *[pixels] * 4, cv2.BORDER_CONSTANT, value=IGNORE).ravel()
+    around = np.pad(others, pixels, constant_values=IGNORE).ravel()
     rows, columns = np.nonzero(contours != IGNORE)
     places, classes = (rows + pixels) * width + columns + pixels, contours[rows, columns]
     for down, right in _disk(pixels):

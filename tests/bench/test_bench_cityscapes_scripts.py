@@ -27,8 +27,8 @@ NOT_EVALUATED = [0, 1, 3, 5, 6, 9, 14, 18, 29, 30]
 SIZE = (64, 96)
 NEVER_LABELLED, NEVER_PREDICTED, NOWHERE = 4, 5, 16
 
-# In a process of its own: the package keeps its settings in a module's globals, reads the environment as it is
-# imported, and ends the process for what it does not like.
+# In a process of its own: the package keeps its settings in a module's globals, reads the environment as it
+# is imported, and ends the process for what it does not like.
 OWN_EVALUATION = """
 import json, sys
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as own
