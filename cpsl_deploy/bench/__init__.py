@@ -1,15 +1,43 @@
-"""Benchmarks of exported models: latency by stage and by class, accuracy on labelled data."""
+"""Benchmarks of exported models: latency, accuracy and limits, in one record that can be compared."""
 
-from .accuracy import ClassAccuracy, evaluate
-from .benchmark import BenchmarkResult, BenchmarkSettings, benchmark
-from .report import ReportPaths, write_report
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+_HOME = {
+    "BenchmarkResult": "runner",
+    "BenchmarkSettings": "settings",
+    "ClassAccuracy": "accuracy",
+    "QUICK": "settings",
+    "Record": "record",
+    "ReportPaths": "report",
+    "benchmark": "runner",
+    "evaluate": "accuracy",
+    "read_record": "record",
+    "write_report": "report",
+}
+"""Public name -> the submodule it lives in."""
 
 __all__ = [
+    "QUICK",
     "BenchmarkResult",
     "BenchmarkSettings",
     "ClassAccuracy",
+    "Record",
     "ReportPaths",
     "benchmark",
     "evaluate",
+    "read_record",
     "write_report",
 ]
+
+if TYPE_CHECKING:
+    from .accuracy import ClassAccuracy, evaluate
+    from .record import Record, read_record
+    from .report import ReportPaths, write_report
+    from .runner import BenchmarkResult, benchmark
+    from .settings import QUICK, BenchmarkSettings
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -1,32 +1,38 @@
-"""cpsl-bench: latency, accuracy and per-class figures of an exported model."""
+"""cpsl-bench: latency, accuracy, limits and per-class figures of an exported model."""
 
 from __future__ import annotations
 
-import json
-import time
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
 from ..backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
-from ..command_line import Command, parse_size
-from ..files import new_output_folder
-from .benchmark import BenchmarkResult, benchmark, model_file
-from .report import (
-    SHORT_CLASS_COLUMNS,
-    STAGE_COLUMNS,
-    ReportPaths,
-    require_matplotlib,
-    short_class_row,
-    stage_rows,
-    write_report,
+from ..command_line import CommandWithOthers, parse_size
+from ..errors import InputError
+
+
+def _compare() -> click.Command:
+    from .compare_command import compare
+
+    return compare
+
+
+def _report() -> click.Command:
+    from .report_command import report
+
+    return report
+
+
+@click.command(
+    cls=CommandWithOthers,
+    others={"compare": _compare, "report": _report},
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="cpsl-bench compare A.json B.json: what changed between two records, and is it a regression? "
+    "cpsl-bench report bench.json: the pages again. Each has --help.",
 )
-
-
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--data", metavar="TARGET", help="Dataset: a name, a folder, a YAML file. Synthetic frames without."
@@ -34,7 +40,7 @@ from .report import (
 @click.option("--split", help="Which part of the data.  [default: val, or the only one]")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where the data's files are.")
 @click.option("--frames", type=int, help="Frames to measure.  [default: all of the split; 100 synthetic]")
-@click.option("--warm-up", type=int, default=10, show_default=True, help="Frames run before and discarded.")
+@click.option("--warm-up", type=int, help="Frames run before and discarded.  [default: until it is steady]")
 @click.option("--size", metavar="HxW", help="Size of synthetic frames.  [default: the model's]")
 @click.option("--backend", type=click.Choice(["auto", *BACKENDS]), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(DEVICES), help="[default: cuda where TensorRT runs, else cpu]")
@@ -42,6 +48,18 @@ from .report import (
 @click.option(
     "--precision", type=click.Choice(OPENVINO_PRECISIONS), help="Of openvino alone.  [default: f32]"
 )
+@click.option("--quick", is_flag=True, help="Latency and accuracy alone.")
+@click.option("--cold-starts", type=int, help="Fresh processes that load the model.  [default: 3]")
+@click.option("--sweep-sizes", metavar="HxW,...", help="Frame sizes to measure, with every batch.")
+@click.option("--sweep-batches", metavar="N,...", help="Batches to measure, with every frame size.")
+@click.option("--variants", is_flag=True, help="Measure every library and precision; of a run, torch, too.")
+@click.option("--boundary-pixels", type=int, help="How far from a boundary is still on it.  [default: 3]")
+@click.option("--stream-fps", type=float, help="Frames a second of a source in streams.  [default: 25]")
+@click.option("--stream-seconds", type=float, help="Of each stream; 0 leaves them out.  [default: 5]")
+@click.option("--max-age-ms", type=float, help="Search for the streams that keep this peak age, p99.")
+@click.option("--sustain", type=float, metavar="MINUTES", help="Run so long, and read the machine's sensors.")
+@click.option("--matrix-tflops", type=float, help="Rate of matrix products.  [default: measured]")
+@click.option("--copy-gbs", type=float, help="Rate of memory, read and written.  [default: measured]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Output folder.  [default: bench-MODEL]"
 )
@@ -50,96 +68,51 @@ from .report import (
 def main(
     model: Path,
     data: str | None,
-    split: str | None,
     data_root: Path | None,
-    frames: int | None,
-    warm_up: int,
+    quick: bool,
     size: str | None,
-    backend: str,
-    device: str | None,
-    threads: int | None,
-    precision: str | None,
+    sweep_sizes: str | None,
+    sweep_batches: str | None,
+    sustain: float | None,
     output: Path | None,
     overwrite: bool,
     no_plot: bool,
+    **given: Any,
 ) -> None:
-    """Measure an exported MODEL: latency by stage and class, and accuracy where --data has labels.
+    """Measure an exported MODEL: latency by stage and class, accuracy where --data has labels, its limits.
 
-    Writes bench.json (every sample), bench.md, bench.html and bench.png into the output folder. The last
-    line on standard output is one JSON document with the headline figures.
+    Writes bench.json (every sample), bench.md, bench.html and bench.png into the output folder. The last line
+    on standard output is one JSON document with the headline figures.
     """
-    model = model_file(model)
-    wanted_size = parse_size(size) if size else None
+    from ..files import new_output_folder
+    from .report import require_matplotlib, write_report
+    from .runner import benchmark, model_file
+    from .settings import QUICK
+    from .terminal import FrameProgress, show
+
+    path = model_file(model)
+    settings: dict[str, Any] = dict(QUICK) if quick else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    settings |= {
+        "size": parse_size(size) if size else None,
+        "sweep_sizes": tuple(parse_size(one) for one in sweep_sizes.split(",")) if sweep_sizes else (),
+        "sweep_batches": _numbers(sweep_batches) if sweep_batches else (),
+        "sustain_minutes": sustain,
+    }
     if not no_plot:
         require_matplotlib()
-    folder = new_output_folder(output or Path(f"bench-{model.stem}"), overwrite=overwrite)
-    with _FrameProgress() as progress:
-        result = benchmark(
-            model,
-            data,
-            split=split,
-            data_root=data_root,
-            frames=frames,
-            warm_up=warm_up,
-            size=wanted_size,
-            backend=backend,
-            device=device,
-            threads=threads,
-            precision=precision,
-            progress=progress,
-        )
+    folder = new_output_folder(output or Path(f"bench-{path.stem}"), overwrite=overwrite)
+    with FrameProgress() as progress:
+        result = benchmark(model, data, data_root=data_root, command=_typed(), progress=progress, **settings)
     paths = write_report(result, folder, overwrite=True, plot=not no_plot)
-    _show(result, paths)
+    show(result, paths)
 
 
-class _FrameProgress:
-    """A bar on standard error, drawn between frames and at most five times a second.
-
-    Rich's own refresh thread would take the processor in the middle of a measured frame.
-    """
-
-    def __init__(self) -> None:
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(
-            *columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task("load", total=None)
-        self._drawn = 0.0
-
-    def __enter__(self) -> _FrameProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=phase, completed=done, total=total)
-        if time.monotonic() - self._drawn > 0.2:
-            self._bar.refresh()
-            self._drawn = time.monotonic()
+def _typed() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _show(result: BenchmarkResult, paths: ReportPaths) -> None:
-    """Tables for people, then the line for programs."""
-    console = Console()
-    record = result.to_json()
-    console.print(_table("Latency, ms", STAGE_COLUMNS, stage_rows(record)))
-    console.print(_table("Per class", SHORT_CLASS_COLUMNS, [short_class_row(c) for c in record["classes"]]))
-    console.print(
-        f"load {result.load_ms:.0f} ms, first frame {result.samples.first_frame_ms:.1f} ms, "
-        f"{result.samples.fps:.1f} frames per second"
-    )
-    for note in result.notes:
-        console.print(f"note: {note}", style="yellow", markup=False)
-    click.echo(json.dumps(result.headline() | {"paths": paths.as_dict()}, separators=(",", ":")))
-
-
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise InputError(f"batches are whole numbers with commas between them, for example 1,4; got {text!r}")
+    return tuple(int(part) for part in text.split(","))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InputError
 
@@ -92,6 +93,16 @@ class BenchmarkSettings:
                 "a size is for synthetic frames; a dataset's frames are measured as their files hold them. "
                 "Give a size or data, not both."
             )
+
+
+QUICK: dict[str, Any] = {
+    "cold_starts": 0,
+    "throughput": False,
+    "stream_seconds": 0.0,
+    "boundary_pixels": None,
+    "roofline": False,
+}
+"""Settings that leave all but latency and accuracy out."""
 
 
 def _words(name: str) -> str:

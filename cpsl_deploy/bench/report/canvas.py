@@ -173,6 +173,20 @@ def beside(axes: Axes, value: float, row: float, text: str, **how: Any) -> None:
     )
 
 
+def at_right(axes: Axes, row: float, text: str) -> None:
+    """Text in a column at the right of the axes, in a row."""
+    axes.annotate(
+        text, (1.0, row), xycoords=axes.get_yaxis_transform(), xytext=(8, 0), textcoords="offset points",
+        va="center", annotation_clip=False,
+    )  # fmt: skip
+
+
+def along_rows(count: int, columns: int) -> list[int]:
+    """The order in which to give entries to a legend, which fills columns, for them to be read along rows."""
+    columns = min(columns, count)
+    return [i for column in range(columns) for i in range(column, count, columns)]
+
+
 def place_labels(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
     """Write texts beside points so that none covers another, the most important first; one for which there
     is no room is left out. Call it when everything else is drawn."""

@@ -24,6 +24,8 @@ class Chart:
     description: str
     draw: Callable[[Record], Figure | None]
     """None if the record has nothing to draw."""
+    captioned: bool = False
+    """Whether the title is shown above it, where neither the section nor the chart says what it is."""
 
 
 CHARTS = {
@@ -68,6 +70,7 @@ CHARTS = {
         "Classes: scores",
         "For each class its IoU, precision, recall and boundary scores as marks on a line from 0 to 100 %.",
         class_charts.class_scores,
+        captioned=True,
     ),
     "confusion": Chart(
         "Classes: confusion",
@@ -78,22 +81,26 @@ CHARTS = {
         "Speed of libraries and precisions",
         "For each variant how many times as fast as the yardstick it is, with an interval.",
         limit_charts.ratios,
+        captioned=True,
     ),
     "front": Chart(
         "Precision against speed",
         "Each variant by its frames per second and its accuracy; those on the Pareto front are filled.",
         limit_charts.front,
+        captioned=True,
     ),
     "roofline": Chart(
         "Roofline",
         "FLOP per second over FLOP per byte, both logarithmic: the machine's limits as lines, layers as "
         "dots at their limits, the slowest layers and the whole model where they were measured.",
         limit_charts.roofline,
+        captioned=True,
     ),
     "slowest": Chart(
         "Slowest layers",
         "Milliseconds of the slowest layers in the profile, with each layer's limit.",
         limit_charts.slowest,
+        captioned=True,
     ),
     "sustained": Chart(
         "Sustained load",

@@ -99,18 +99,18 @@ def draw_iou(axes: Axes, rows: Classes) -> None:
             for edge in (low, 100 * found["high"]):
                 axes.plot([edge], [row], "|", color=INK, markersize=6)
         beside(axes, end, row, f"{iou:.1f}")
-    axes.set(title="IoU, %, with interval", xlim=(0, 128), xticks=range(0, 101, 25))
+    axes.set(title="IoU, % (interval)", xlim=(0, 128), xticks=range(0, 101, 25))
 
 
 def draw_latency(axes: Axes, rows: Classes) -> None:
     """From p50 to p99 of the frames that show a class."""
     _draw_ranges(axes, rows, [row["latency"] for row in rows], "never predicted", BLUE)
-    axes.set_title("Latency where it appears, ms")
+    axes.set_title("Latency, ms")
 
 
 def _draw_age(axes: Axes, rows: Classes) -> None:
     _draw_ranges(axes, rows, [row.get("stream_age") or {} for row in rows], "n/a", PURPLE)
-    axes.set_title("Age in a live stream, ms")
+    axes.set_title("Age in a stream, ms")
 
 
 def _draw_ranges(axes: Axes, rows: Classes, ranges: list[dict[str, Any]], none: str, colour: str) -> None:
@@ -141,7 +141,7 @@ def _draw_extraction(axes: Axes, rows: Classes) -> None:
         beside(axes, left, row, f"{left:.3f}")
     for name, (_, colour) in _EXTRACTION.items():
         axes.barh([0], [0], color=colour, label=name)
-    axes.set(title="Taking it out of a label map, ms", xlim=(0, 1.4 * largest))
+    axes.set(title="Extraction, ms", xlim=(0, 1.4 * largest))
     axes.legend(
         ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.28 / max(0.265 * len(rows), 0.6)),
         fontsize=FONT - 0.5, handlelength=0.9, columnspacing=0.9, handletextpad=0.4,
@@ -194,7 +194,7 @@ def confusion(record: Record) -> Figure | None:
     shares = np.divide(100 * counts, labelled, out=np.zeros_like(counts), where=labelled > 0)
     names = [shorten(row["name"], 20) for row in record["classes"]]
     number = len(names)
-    figure = new_figure(1.7 + 0.27 * number, min(WIDTH, 3.2 + 0.44 * number))
+    figure = new_figure(1.7 + 0.27 * number, min(WIDTH, max(5.2, 3.2 + 0.44 * number)))
     axes = figure.subplots()
     for row, column in np.ndindex(number, number):
         share = shares[row, column]
@@ -208,7 +208,7 @@ def confusion(record: Record) -> Figure | None:
     for row in np.flatnonzero(labelled[:, 0] == 0):
         axes.text((number - 1) / 2, row, "no labelled pixel", ha="center", va="center", color=GREY)
     name_rows(axes, names)
-    axes.set(xlim=(-0.5, number - 0.5), title="Labelled as (row), predicted as (column), % of the row")
+    axes.set(xlim=(-0.5, number - 0.5), title="% of a class's labels (row) predicted as (column)")
     axes.set_xticks(range(number), names, rotation=90 if number > 6 else 0)
     axes.grid(False)
     axes.tick_params(length=0)

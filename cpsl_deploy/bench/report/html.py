@@ -91,7 +91,8 @@ def _section(record: Record, part: Section, *, charts: bool) -> str:
         lines.append(f"<p>{escape(' '.join(part.words))}</p>")
     for name in part.charts if charts else ():
         if svg := chart_svg(record, name):
-            caption = f"<figcaption>{escape(CHARTS[name].title)}</figcaption>"
+            title = escape(CHARTS[name].title)
+            caption = f"<figcaption>{title}</figcaption>" if CHARTS[name].captioned else ""
             lines.append(f'<figure>{caption}<div class="chart">{svg}</div></figure>')
     lines += [_table(made) for made in part.tables]
     return "\n".join([*lines, "</section>"])

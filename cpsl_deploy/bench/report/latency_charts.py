@@ -19,6 +19,8 @@ from .canvas import (
     PURPLE,
     STAGE_COLOURS,
     VERMILLION,
+    along_rows,
+    at_right,
     beside,
     name_rows,
     new_figure,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FAR = 1.6
-"""An axis reaches so many times the slowest frame that is no outlier, at most."""
+"""An axis with slower frames than a quarter beyond that ends at so many times the slowest usual frame."""
 
 
 def stages(record: Record) -> Figure:
@@ -57,8 +59,12 @@ def draw_mean_stack(axes: Axes, found: dict[str, Any]) -> None:
         axes.barh(0, mean, left=left, color=colour, height=0.8, label=f"{stage} {milliseconds(mean)}")
         left += mean
     axes.set(title=f"Mean of a frame: {milliseconds(total)} ms", xticks=[], yticks=[], xlim=(0, whole))
-    axes.legend(ncols=min(len(means), 5), loc="upper left", bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6,
-                handlelength=1.0, borderaxespad=0.2)  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    order = along_rows(len(labels), 5)
+    axes.legend(
+        [handles[i] for i in order], [labels[i] for i in order], ncols=min(len(means), 5), loc="upper left",
+        bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6, handlelength=1.0, borderaxespad=0.2,
+    )  # fmt: skip
     axes.spines[:].set_visible(False)
 
 
@@ -74,10 +80,7 @@ def draw_percentiles(axes: Axes, found: dict[str, Any]) -> None:
         axes.plot([p90], [row], "|", color=colour, markersize=10, markeredgewidth=2)
         axes.plot([most], [row], "x", color=colour, markersize=5)
         text = " / ".join(milliseconds(found[stage][key]) for key in ("p50", "p90", "p99"))
-        axes.annotate(
-            text, (1.0, row), xycoords=axes.get_yaxis_transform(), xytext=(8, 0), textcoords="offset points",
-            va="center", annotation_clip=False,
-        )  # fmt: skip
+        at_right(axes, row, text)
     greatest = max(max(found[stage]["max"], 1e-4) for stage in rows)
     axes.set(xscale="log", xlim=(0.7 * least, 1.25 * greatest), xlabel="ms, logarithmic")
     axes.set_title("By stage: p50 (dot), p90 (bar), p99 (end of line), max (cross)")
@@ -110,7 +113,7 @@ def distribution(record: Record) -> Figure:
     beyond = totals > edge
     if beyond.any():
         beside(
-            axes, edge, 0.04 * tall,
+            axes, edge, 0.14 * tall,
             f"{plural(int(beyond.sum()), 'frame')} beyond,\nup to {milliseconds(totals.max())} ms",
             color=VERMILLION,
         )  # fmt: skip
@@ -161,7 +164,8 @@ def _outlying(record: Record, totals: np.ndarray) -> tuple[np.ndarray, float]:
     for frame in (record["latency"].get("outliers") or {"frames": ()})["frames"]:
         outlying[frame["index"]] = True
     usual = totals[~outlying] if not outlying.all() else totals
-    return outlying, float(min(totals.max(), _FAR * usual.max()))
+    edge = _FAR * usual.max()
+    return outlying, float(edge if totals.max() > 1.25 * edge else totals.max())
 
 
 def throughput(record: Record) -> Figure | None:

@@ -18,6 +18,7 @@ from .canvas import (
     SKY,
     VERMILLION,
     YELLOW,
+    at_right,
     beside,
     name_rows,
     new_figure,
@@ -50,13 +51,12 @@ def ratios(record: Record) -> Figure | None:
         axes.plot([row["ratio_low"], row["ratio_high"]], [place, place], color=colour, linewidth=5, alpha=0.4,
                   solid_capstyle="butt")  # fmt: skip
         axes.plot([row["ratio"]], [place], mark, color=colour, markersize=6)
-        text = f"{row['ratio']:.2f}   {milliseconds(row['p50_ms'])} ms"
-        beside(axes, max(row["ratio"], row["ratio_high"]), place, text)
+        at_right(axes, place, f"{row['ratio']:.2f} ×, {milliseconds(row['p50_ms'])} ms")
     axes.axvline(1, color=INK, linewidth=1)
     name_rows(axes, [shorten(row["name"], 34) for row in rows])
     greatest = max(max(row["ratio"], row["ratio_high"]) for row in rows)
     axes.set(
-        xlim=(0, 1.22 * max(greatest, 1.0)), xlabel=f"times as fast as {shorten(found['yardstick'], 40)}"
+        xlim=(0, 1.06 * max(greatest, 1.0)), xlabel=f"times as fast as {shorten(found['yardstick'], 40)}"
     )
     _precision_legend(axes, looks)
     return figure
@@ -160,8 +160,8 @@ def roofline(record: Record) -> Figure | None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.annotate(f"matrix products: {scaled(peak, 'FLOP/s')}", (right, peak), xytext=(-4, 6),
                   textcoords="offset points", ha="right")  # fmt: skip
-    axes.annotate(f"memory: {scaled(copy, 'B/s')}", (left, left * copy), xytext=(8, 22),
-                  textcoords="offset points")  # fmt: skip
+    axes.annotate(f"memory: {scaled(copy, 'B/s')}", (2 * left, 2 * left * copy), xytext=(10, -8),
+                  textcoords="offset points", va="top")  # fmt: skip
     axes.grid(axis="both")
     axes.legend(loc="lower right")
     without = len(found["layers"]) - len(layers)
@@ -201,9 +201,9 @@ def slowest(record: Record) -> Figure | None:
         if (limit := limits.get(row["name"])) is not None:
             axes.plot([limit], [place], "|", color=VERMILLION, markersize=12, markeredgewidth=2)
             end = max(end, limit)
-        text = f"{milliseconds(row['ms'])} ms, {percent(row['share'])} %   {frame_size(row['output_shape'])}"
+        text = f"{milliseconds(row['ms'])} ms, {percent(row['share'])} %, output {frame_size(row['output_shape'])}"
         beside(axes, end, place, text)
-    name_rows(axes, [f"{row['operator']}  {middle_cut(row['name'], 34)}" for row in rows])
+    name_rows(axes, [f"{row['operator']}: {middle_cut(row['name'], 34)}" for row in rows])
     if any(row["name"] in limits for row in rows):
         axes.plot([], [], "|", color=VERMILLION, markersize=12, markeredgewidth=2, label="the layer's limit")
         axes.legend(loc="lower right")

@@ -186,8 +186,7 @@ def _cold_start(record: Record, found: dict[str, Any]) -> Section:
     return Section(
         key="cold_start",
         title="Cold start",
-        words=(f"{plural(found['runs'], 'fresh process')}: from its start to the first labels."
-               .replace("processs", "processes"),),
+        words=("Each in a fresh process, from its start to the first labels.",),
         tables=(of.cold_start_table(found),),
         charts=("cold_start",),
     )  # fmt: skip

@@ -45,7 +45,7 @@ dl.subject { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14p
 dl.subject dt { color: var(--muted); }
 dl.subject dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 ul.headline { list-style: none; margin: 0 0 16px; padding: 0; display: grid; gap: 10px;
-  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); }
 ul.headline li { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 10px 14px; display: flex; flex-direction: column; }
 .headline .title, .headline .detail { color: var(--muted); font-size: 13px; line-height: 1.35; }
