@@ -73,6 +73,16 @@ class SweepGap:
         return {"frame_size": list(self.frame_size), "batch": self.batch, "unavailable": self.reason}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Every size with every batch, sizes outermost, in the order in which they were asked for."""
+
+    cells: tuple[SweepPoint | SweepGap, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [cell.to_json() for cell in self.cells]
+
+
 def measure_sweep(
     segmenter: Segmenter,
     frames: Sequence[EncodedFrame],
@@ -84,8 +94,8 @@ def measure_sweep(
     per_round: int = PER_ROUND,
     budget_s: float = BUDGET_S,
     progress: Progress = no_progress,
-) -> tuple[SweepPoint | SweepGap, ...]:
-    """Every size with every batch, sizes outermost, in the order given.
+) -> Sweep:
+    """Measure every size with every batch.
 
     ``frames``: resized to each of ``sizes`` (height, width), from memory to labels in memory; without sizes
     the model's own is taken, without ``batches`` one frame at a time. ``own_size``: False resizes a frame to
@@ -109,7 +119,7 @@ def measure_sweep(
         found += [_open(opened, images, batch) for batch in batches]
     ready = [one for one in found if isinstance(one, _Configuration)]
     _measure_in_turns(ready, rounds, per_round, budget_s, progress)
-    return tuple(one if isinstance(one, SweepGap) else one.point() for one in found)
+    return Sweep(cells=tuple(one if isinstance(one, SweepGap) else one.point() for one in found))
 
 
 class _AtOwnSize(Segmenter):

@@ -19,9 +19,16 @@ from cpsl_deploy.errors import InputError, UnavailableError
 FRAMES = grey_frames(4, 9, 14)
 
 
+def sweep_cells(*arguments, **options):
+    """The cells of a sweep, whose section is made of them."""
+    found = measure_sweep(*arguments, **options)
+    assert found.to_json() == [cell.to_json() for cell in found.cells]
+    return found.cells
+
+
 def test_every_size_with_every_batch_each_as_the_file_gets_it():
     backend = KnownBackend(batch=None)
-    found = measure_sweep(
+    found = sweep_cells(
         segmenter_of(backend),
         FRAMES,
         sizes=[(16, 24), (32, 48), (8, 48)],
@@ -45,7 +52,7 @@ def test_every_size_with_every_batch_each_as_the_file_gets_it():
 
 def test_frames_at_their_own_size():
     backend = KnownBackend(batch=None)
-    found = measure_sweep(
+    found = sweep_cells(
         segmenter_of(backend), FRAMES, sizes=[(20, 24), (32, 48)], own_size=True, rounds=1, per_round=1
     )
     assert [one.input_size for one in found] == [(20, 24), (32, 48)]
@@ -54,14 +61,14 @@ def test_frames_at_their_own_size():
 
 def test_configurations_take_turns_and_each_visit_begins_with_a_batch_that_is_not_counted():
     backend = KnownBackend(batch=None)
-    measure_sweep(segmenter_of(backend), FRAMES, sizes=[SIZE], batches=[1, 2, 3], rounds=3, per_round=2)
+    sweep_cells(segmenter_of(backend), FRAMES, sizes=[SIZE], batches=[1, 2, 3], rounds=3, per_round=2)
     batches = [shape[0] for shape in backend.shapes[9:]]  # without the warm-up of three each
     assert batches == [one for order in ((1, 2, 3), (2, 3, 1), (3, 1, 2)) for one in order for _ in range(3)]
 
 
 def test_times_are_of_one_frame():
     """4 ms a batch, however many frames are in it; the copies, too, have their share."""
-    found = measure_sweep(
+    found = sweep_cells(
         segmenter_of(DeviceBackend(0.004, batch=None)), FRAMES, batches=[1, 4], rounds=2, per_round=2
     )
     one, four = found
@@ -80,8 +87,8 @@ def test_a_file_of_one_batch_and_one_size(tmp_path):
     frames = synthetic_frames((48, 80), 2)
     with load(path) as segmenter:
         arguments = {"sizes": [(32, 64), (64, 64)], "batches": [1, 2, 4], "rounds": 1, "per_round": 1}
-        resized = measure_sweep(segmenter, frames, **arguments)
-        own = measure_sweep(segmenter, frames, own_size=True, **arguments)
+        resized = sweep_cells(segmenter, frames, **arguments)
+        own = sweep_cells(segmenter, frames, own_size=True, **arguments)
     taken = [(one.frame_size, one.batch) for one in resized if isinstance(one, SweepPoint)]
     assert taken == [((32, 64), 2), ((64, 64), 2)]
     assert all("takes 2 frames at a time" in one.reason for one in resized if isinstance(one, SweepGap))
@@ -113,7 +120,7 @@ def test_sizes_outside_an_engines_profile(tmp_path, monkeypatch, own_size, insid
     engine.write_text("profile 1x64x64 2x128x150")
     tensorrt_backend.write_sidecar(engine, tiny_onnx.tiny_metadata())
     with load(engine) as segmenter:
-        found = measure_sweep(
+        found = sweep_cells(
             segmenter,
             synthetic_frames((96, 160), 1),
             sizes=[(96, 160), inside],
@@ -135,7 +142,7 @@ def test_memory_that_is_not_to_be_had_is_a_gap_and_the_others_are_measured():
                 raise UnavailableError("memory for frames is not to be had")
             return super().infer_impl(frames)
 
-    one, _, eight = measure_sweep(
+    one, _, eight = sweep_cells(
         segmenter_of(Small(batch=None)), FRAMES, batches=[1, 2, 8], rounds=1, per_round=3
     )
     assert isinstance(one, SweepPoint) and one.stages_ms["total"].count == 3
@@ -144,7 +151,7 @@ def test_memory_that_is_not_to_be_had_is_a_gap_and_the_others_are_measured():
 
 def test_a_budget_takes_rounds_away():
     def batches_of(budget_s):
-        (point,) = measure_sweep(
+        (point,) = sweep_cells(
             segmenter_of(KnownBackend(0.002)), FRAMES, rounds=8, per_round=2, budget_s=budget_s
         )
         return point.stages_ms["total"].count
@@ -155,7 +162,7 @@ def test_a_budget_takes_rounds_away():
 def test_slow_batches_are_all_counted(monkeypatch):
     monkeypatch.setattr("cpsl_deploy.bench.sweep.SLOW_MS", 1.0)
     backend = KnownBackend(0.002)
-    (point,) = measure_sweep(segmenter_of(backend), FRAMES, rounds=3, per_round=5)
+    (point,) = sweep_cells(segmenter_of(backend), FRAMES, rounds=3, per_round=5)
     assert point.stages_ms["total"].count == 6 and len(backend.seen) == 1 + 6 and SLOW_MS > 1
 
 
@@ -165,12 +172,12 @@ def test_slow_batches_are_all_counted(monkeypatch):
 def test_what_cannot_be_swept_is_refused(wrong):
     frames = wrong.pop("frames", FRAMES)
     with pytest.raises(InputError, match="a sweep is of one frame or more"):
-        measure_sweep(segmenter_of(KnownBackend()), frames, **wrong)
+        sweep_cells(segmenter_of(KnownBackend()), frames, **wrong)
 
 
 def test_different_frames_go_round():
     backend = KnownBackend()
-    measure_sweep(segmenter_of(backend), FRAMES, rounds=1, per_round=2)
+    sweep_cells(segmenter_of(backend), FRAMES, rounds=1, per_round=2)
     assert backend.seen == [4, 9, 14, 4, 9, 14] and np.unique(backend.shapes, axis=0).tolist() == [
         [1, *SIZE, 3]
     ]
