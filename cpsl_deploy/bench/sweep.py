@@ -177,6 +177,7 @@ def _open(segmenter: Segmenter, images: Sequence[np.ndarray], batch: int) -> _Co
     """A configuration that has run, or why it does not."""
     configuration = _Configuration(segmenter=segmenter, images=images, batch=batch)
     try:
+        _require_batch(segmenter, batch)
         _require_in_profile(segmenter, _size_of(images))
         for _ in range(_WARM_UP):
             configuration.expected_ms = batch * configuration.run()["total"]
@@ -185,6 +186,16 @@ def _open(segmenter: Segmenter, images: Sequence[np.ndarray], batch: int) -> _Co
     except CpslError as error:
         return SweepGap(frame_size=_size_of(images), batch=batch, reason=str(error))
     return configuration
+
+
+def _require_batch(segmenter: Segmenter, batch: int) -> None:
+    taken = segmenter.backend.batch
+    if taken not in (None, batch):
+        frames = "1 frame" if taken == 1 else f"{taken} frames"
+        raise InputError(
+            f"this file takes {frames} at a time, no more and no less. Export it with a free batch: "
+            "cpsl-export RUN --batch free"
+        )
 
 
 def _require_in_profile(segmenter: Segmenter, size: Size) -> None:

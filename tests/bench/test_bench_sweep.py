@@ -91,7 +91,9 @@ def test_a_file_of_one_batch_and_one_size(tmp_path):
         own = sweep_cells(segmenter, frames, own_size=True, **arguments)
     taken = [(one.frame_size, one.batch) for one in resized if isinstance(one, SweepPoint)]
     assert taken == [((32, 64), 2), ((64, 64), 2)]
-    assert all("takes 2 frames at a time" in one.reason for one in resized if isinstance(one, SweepGap))
+    assert all(
+        "this file takes 2 frames at a time" in one.reason for one in resized if isinstance(one, SweepGap)
+    )
     assert [isinstance(one, SweepPoint) for one in own] == [False, True, False, False, False, False]
     assert "takes frames of 32x64 (height x width) only" in own[4].reason
     assert own[4].to_json() == {"frame_size": [64, 64], "batch": 2, "unavailable": own[4].reason}
