@@ -1,0 +1,151 @@
+"""Which layers take the time, as the library tells that runs them: of the graph that it made of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MissingExtraError, UnavailableError
+from .node_profile import NodeRun, profile_file
+
+SLOWEST = 10
+DISCARDED, FRAMES = 3, 12
+"""Frames that warm the session up, and frames whose mean counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTime:
+    """One layer as it runs; libraries make one of several, and name it after one of them."""
+
+    name: str
+    operator: str
+    """The library's own: ``QLinearConv``, ``FusedConv``."""
+    output_shape: tuple[int, ...]
+    """Empty where the library does not tell."""
+    ms: float
+    """Mean over the frames."""
+    share: float
+    """Of all layers together, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """Of one frame."""
+
+    slowest: tuple[LayerTime, ...]
+    """The slowest first; `SLOWEST` of them, or all if there are no more."""
+    profile_ms: float
+    """All layers together: without what lies between them, and with what profiling costs."""
+    library: str
+    """Whose profile it is: "onnxruntime" or "openvino"."""
+
+    def to_json(self) -> dict[str, Any]:
+        """``slowest`` and ``profile_ms`` of a record's section "roofline"."""
+        slowest = [{**asdict(layer), "output_shape": list(layer.output_shape)} for layer in self.slowest]
+        return {"slowest": slowest, "profile_ms": self.profile_ms}
+
+
+def profile_layers(
+    path: Path, runtime: Mapping[str, Any], frame_size: tuple[int, int], *, frames: int = FRAMES
+) -> LayerProfile:
+    """The slowest layers of a model file as its backend runs it, frames being noise.
+
+    ``runtime``: the backend's ``describe()``: backend, device, threads, precision. ``frame_size``: (height,
+    width) of the frames that the file is given, where it leaves that free.
+
+    Raises UnavailableError for a backend that tells no times of layers; MissingExtraError without the
+    library, ModelFileError for a file that it cannot run.
+    """
+    backend, device = runtime["backend"], runtime["device"]
+    if backend == "openvino":
+        return _openvino(path, runtime, frame_size, frames)
+    if backend != "onnxruntime":
+        raise UnavailableError(f"{backend} gives no times of layers here")
+    if device != "cpu":
+        # onnxruntime's clock stops when a kernel was launched, not when it was done, unless it was built with
+        # CUDA's profiler, which its published packages are not.
+        raise UnavailableError("onnxruntime's profile of a GPU has the times of launches, not of kernels")
+    run = profile_file(path, frame_size, runs=DISCARDED + frames, threads=runtime.get("threads"))
+    return mean_profile(run.nodes, DISCARDED + frames, DISCARDED)
+
+
+def mean_profile(nodes: Sequence[NodeRun], runs: int, discarded: int) -> LayerProfile:
+    """The slowest layers of the runs of a graph, the first ones ``discarded``.
+
+    ``nodes``: of all runs, one after the other, each with the same nodes in the same order.
+    Raises UnavailableError if they do not fall into ``runs`` equal parts.
+    """
+    if not nodes or len(nodes) % runs:
+        raise UnavailableError(f"the profile has {len(nodes)} layers, which are not those of {runs} runs")
+    length = len(nodes) // runs
+    ms = np.array([node.ms for node in nodes]).reshape(runs, length)[discarded:].mean(axis=0)
+    shapes = [node.outputs[0].shape if node.outputs else () for node in nodes[:length]]
+    named = [(node.name, node.operator, shape) for node, shape in zip(nodes, shapes, strict=False)]
+    return _slowest(named, ms, "onnxruntime")
+
+
+def _slowest(
+    layers: Sequence[tuple[str, str, tuple[int, ...]]], ms: np.ndarray, library: str
+) -> LayerProfile:
+    total = float(ms.sum())
+    order = np.argsort(-ms, kind="stable")[:SLOWEST]
+    slowest = tuple(
+        LayerTime(
+            name=layers[i][0],
+            operator=layers[i][1],
+            output_shape=layers[i][2],
+            ms=float(ms[i]),
+            share=float(ms[i]) / total if total else 0.0,
+        )
+        for i in order.tolist()
+    )
+    return LayerProfile(slowest=slowest, profile_ms=total, library=library)
+
+
+def _openvino(
+    path: Path, runtime: Mapping[str, Any], frame_size: tuple[int, int], frames: int
+) -> LayerProfile:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino", f"profiling {path.name}") from error
+    properties = {
+        "INFERENCE_PRECISION_HINT": runtime["precision"],
+        "PERFORMANCE_HINT": "LATENCY",
+        "PERF_COUNT": True,
+    }
+    if runtime.get("threads"):
+        properties["INFERENCE_NUM_THREADS"] = runtime["threads"]
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", properties)
+        free = (1, *frame_size, 3)
+        sides = compiled.input(0).partial_shape
+        shape = [side.get_length() if side.is_static else free[i] for i, side in enumerate(sides)]
+        image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+        request = compiled.create_infer_request()
+        seconds, layers = [], []
+        for _ in range(DISCARDED + frames):
+            request.infer([image])
+            ran = [node for node in request.get_profiling_info() if node.real_time]
+            layers = [(node.node_name, node.node_type) for node in ran]
+            seconds.append({node.node_name: node.real_time.total_seconds() for node in ran})
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+        raise UnavailableError(f"OpenVINO could not profile {path.name}: {reason}") from error
+    counted = seconds[DISCARDED:]
+    ms = np.array([1e3 * np.mean([one.get(name, 0.0) for one in counted]) for name, _ in layers])
+    shapes = _openvino_shapes(compiled)
+    return _slowest([(name, kind, shapes.get(name, ())) for name, kind in layers], ms, "openvino")
+
+
+def _openvino_shapes(compiled: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of the first output of each node of what runs, where it is fixed."""
+    shapes = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        if node.get_output_size() and node.get_output_partial_shape(0).is_static:
+            shapes[node.get_friendly_name()] = tuple(node.get_output_shape(0))
+    return shapes
