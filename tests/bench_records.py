@@ -309,7 +309,7 @@ def _roofline() -> dict[str, Any]:
     peak, copy_bytes = 1.2e11, 1.6e10
     layers = []
     for i in range(24):
-        flops = 0 if i % 8 == 7 else int(2e7 * 1.25**i)
+        flops = 0 if i % 8 == 7 else int(4e6 * 1.22**i)
         moved = int(4e6 * 1.05**i) if i % 3 else int(2.2e7)
         limit = 1000 * max(flops / peak, moved / copy_bytes)
         layers.append(
@@ -327,7 +327,7 @@ def _roofline() -> dict[str, Any]:
     layer_limit = sum(layer["limit_ms"] for layer in layers)
     slowest = [
         {key: layer[key] for key in ("name", "operator", "output_shape")} | {"ms": ms, "share": ms / 39.5}
-        for layer, ms in zip(layers[:-9:-1], (9.1, 7.3, 5.5, 4.0, 2.2, 1.1, 0.6, 0.4), strict=True)
+        for layer, ms in zip(layers[:-9:-1], (9.1, 7.3, 5.5, 4.0, 2.9, 2.2, 1.6, 1.2), strict=True)
     ]
     return {
         "graph": "student.onnx",

@@ -173,11 +173,11 @@ def beside(axes: Axes, value: float, row: float, text: str, **how: Any) -> None:
     )
 
 
-def at_right(axes: Axes, row: float, text: str) -> None:
+def at_right(axes: Axes, row: float, text: str, **how: Any) -> None:
     """Text in a column at the right of the axes, in a row."""
     axes.annotate(
         text, (1.0, row), xycoords=axes.get_yaxis_transform(), xytext=(8, 0), textcoords="offset points",
-        va="center", annotation_clip=False,
+        va="center", annotation_clip=False, **how,
     )  # fmt: skip
 
 

@@ -134,10 +134,10 @@ def write_overview(record: Record, path: Path) -> None:
             panels.insert(0, class_charts.draw_iou)
         found = record["latency"]["stages_ms"]
         height = max(2.9 + 0.3 * len(found), 1.9 + 0.27 * len(rows))
-        figure = new_figure(height, 6.6 + 3.4 * len(panels))
-        left, right = figure.subfigures(1, 2, width_ratios=(6.6, 3.4 * len(panels)))
+        figure = new_figure(height, 7.0 + 3.4 * len(panels))
+        left, right = figure.subfigures(1, 2, width_ratios=(7.0, 3.4 * len(panels)))
         top, bottom = left.subplots(2, 1, height_ratios=(1, 1.0 + 0.45 * len(found)))
-        latency_charts.draw_mean_stack(top, found)
+        latency_charts.draw_mean_stack(top, found, columns=3)
         latency_charts.draw_percentiles(bottom, found)
         axes = list(right.subplots(1, len(panels), sharey=True, squeeze=False)[0])
         class_charts.draw_panels(axes, panels, rows)

@@ -23,7 +23,7 @@ def milliseconds(value: float | None) -> str:
     """With about three significant digits, without the unit: stages differ by a factor of 10 000."""
     if value is None:
         return NOT_AVAILABLE
-    digits = 3 if value < 1 else 2 if value < 100 else 1
+    digits = 3 if value < 1 else 2 if value < 100 else 1 if value < 1000 else 0
     return f"{value:.{digits}f}"
 
 

@@ -84,7 +84,7 @@ def _notes(record: Record) -> str:
 def _section(record: Record, part: Section, *, charts: bool) -> str:
     lines = [f'<section id="{part.key}">', f"<h2>{escape(part.title)}</h2>"]
     if part.unavailable is not None:
-        lines.append(f'<p class="unavailable"><b>Not measured.</b> {escape(part.unavailable)}</p>')
+        lines.append(f'<p class="unavailable"><b>Not measured:</b> {escape(part.unavailable)}</p>')
     if part.alarm:
         lines.append(f'<p class="alarm">{escape(part.alarm)}</p>')
     if part.words:

@@ -47,8 +47,8 @@ def stages(record: Record) -> Figure:
     return figure
 
 
-def draw_mean_stack(axes: Axes, found: dict[str, Any]) -> None:
-    """One bar whose parts add up: means do, percentiles do not."""
+def draw_mean_stack(axes: Axes, found: dict[str, Any], columns: int = 5) -> None:
+    """One bar whose parts add up: means do, percentiles do not. ``columns``: of its legend."""
     means = {stage: found[stage]["mean"] for stage in measured_stages(found) if stage != "total"}
     total = found["total"]["mean"]
     means["other"] = max(0.0, total - sum(means.values()))
@@ -60,10 +60,10 @@ def draw_mean_stack(axes: Axes, found: dict[str, Any]) -> None:
         left += mean
     axes.set(title=f"Mean of a frame: {milliseconds(total)} ms", xticks=[], yticks=[], xlim=(0, whole))
     handles, labels = axes.get_legend_handles_labels()
-    order = along_rows(len(labels), 5)
+    order = along_rows(len(labels), columns)
     axes.legend(
-        [handles[i] for i in order], [labels[i] for i in order], ncols=min(len(means), 5), loc="upper left",
-        bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6, handlelength=1.0, borderaxespad=0.2,
+        [handles[i] for i in order], [labels[i] for i in order], ncols=min(len(means), columns),
+        loc="upper left", bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6, handlelength=1.0, borderaxespad=0.2,
     )  # fmt: skip
     axes.spines[:].set_visible(False)
 
@@ -83,8 +83,8 @@ def draw_percentiles(axes: Axes, found: dict[str, Any]) -> None:
         at_right(axes, row, text)
     greatest = max(max(found[stage]["max"], 1e-4) for stage in rows)
     axes.set(xscale="log", xlim=(0.7 * least, 1.25 * greatest), xlabel="ms, logarithmic")
-    axes.set_title("By stage: p50 (dot), p90 (bar), p99 (end of line), max (cross)")
-    axes.set_title("p50 / p90 / p99 ms", loc="right", fontsize=FONT, fontweight="normal", color=MUTED)
+    axes.set_title("p50 (dot), p90 (bar), p99 (line's end), max (cross)")
+    at_right(axes, -0.85, "p50 / p90 / p99", color=MUTED)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     name_rows(axes, rows)
@@ -139,22 +139,18 @@ def timeline(record: Record) -> Figure:
                  linewidths=1.2)  # fmt: skip
     summary = record["latency"]["stages_ms"]["total"]
     for name, colour in (("p50", INK), ("p99", PURPLE)):
-        axes.axhline(summary[name], color=colour, linewidth=1)
-        axes.annotate(
-            name, (1, summary[name]), xycoords=axes.get_yaxis_transform(), xytext=(4, 0),
-            textcoords="offset points", va="center", color=colour, annotation_clip=False,
-        )  # fmt: skip
+        label = f"{name} {milliseconds(summary[name])}"
+        axes.axhline(summary[name], color=colour, linewidth=1, label=label)
     if totals.max() > 5 * np.median(totals):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axes.yaxis.set_minor_formatter(_two_and_five)
     else:
         axes.set_ylim(0, 1.1 * totals.max())
     axes.set(xlabel="frame, in the order of the run", ylabel="total, ms", title="Over the run")
     axes.margins(x=0.01)
     axes.grid(axis="y")
-    if outlying.any():
-        axes.legend(loc="lower right")
+    axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -166,6 +162,11 @@ def _outlying(record: Record, totals: np.ndarray) -> tuple[np.ndarray, float]:
     usual = totals[~outlying] if not outlying.all() else totals
     edge = _FAR * usual.max()
     return outlying, float(edge if totals.max() > 1.25 * edge else totals.max())
+
+
+def _two_and_five(value: float, _: int) -> str:
+    """Labels of a logarithmic axis between its powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def throughput(record: Record) -> Figure | None:
@@ -239,7 +240,7 @@ def sweep(record: Record) -> Figure | None:
     )
     for axis in (lines.xaxis, lines.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+        axis.set_minor_formatter(_two_and_five)
     lines.grid(axis="both")
     lines.legend()
     return figure

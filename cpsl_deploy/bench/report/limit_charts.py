@@ -201,7 +201,9 @@ def slowest(record: Record) -> Figure | None:
         if (limit := limits.get(row["name"])) is not None:
             axes.plot([limit], [place], "|", color=VERMILLION, markersize=12, markeredgewidth=2)
             end = max(end, limit)
-        text = f"{milliseconds(row['ms'])} ms, {percent(row['share'])} %, output {frame_size(row['output_shape'])}"
+        text = (
+            f"{milliseconds(row['ms'])} ms, {percent(row['share'])} %, to {frame_size(row['output_shape'])}"
+        )
         beside(axes, end, place, text)
     name_rows(axes, [f"{row['operator']}: {middle_cut(row['name'], 34)}" for row in rows])
     if any(row["name"] in limits for row in rows):

@@ -75,11 +75,11 @@ def headline(record: Record) -> list[Figure]:
         Figure(value=milliseconds(total["p50"]), unit="ms", title="latency p50", detail="end to end"),
         Figure(value=milliseconds(total["p99"]), unit="ms", title="latency p99",
                detail=f"max {milliseconds(total['max'])} ms of {plural(total['count'], 'frame')}"),
-        Figure(value=number(latency["fps"]), unit="frames/s", title="one after the other"),
+        Figure(value=number(latency["fps"]), unit="frames/s", title="in sequence"),
     ]  # fmt: skip
     if throughput := measured(record, "throughput"):
         figures.append(
-            Figure(value=number(throughput["fps"]), unit="frames/s", title="stages overlapped",
+            Figure(value=number(throughput["fps"]), unit="frames/s", title="overlapped",
                    detail=f"{percent(throughput['share_of_slowest'], 0)} % of {throughput['slowest_stage']}")
         )  # fmt: skip
     if accuracy := measured(record, "accuracy"):

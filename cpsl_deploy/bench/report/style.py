@@ -45,13 +45,13 @@ dl.subject { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14p
 dl.subject dt { color: var(--muted); }
 dl.subject dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 ul.headline { list-style: none; margin: 0 0 16px; padding: 0; display: grid; gap: 10px;
-  grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); }
 ul.headline li { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
   padding: 10px 14px; display: flex; flex-direction: column; }
 .headline .title, .headline .detail { color: var(--muted); font-size: 13px; line-height: 1.35; }
-.headline .value { font-size: 25px; font-weight: 650; font-variant-numeric: tabular-nums;
+.headline .value { font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
-.headline .unit { font-size: 14px; font-weight: 400; }
+.headline .unit { font-size: 13px; font-weight: 400; }
 .notes { background: var(--doubt); border-left: 4px solid var(--doubt-edge); border-radius: 6px;
   padding: 10px 16px; }
 .notes p { font-weight: 650; margin: 0 0 2px; }
@@ -67,7 +67,8 @@ figcaption { font-size: 13px; color: var(--muted); margin-bottom: 4px; }
 table { border-collapse: collapse; font-size: 13px; margin: 10px 0 4px; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 10px; border-bottom: 1px solid var(--line); vertical-align: top; font-weight: 400; }
 thead th { color: var(--muted); border-bottom-width: 2px; vertical-align: bottom; }
-.text { text-align: left; overflow-wrap: anywhere; min-width: 9ch; }
+.text { text-align: left; overflow-wrap: break-word; min-width: 9ch; }
+td.text { overflow-wrap: anywhere; }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; }
 tbody tr:hover { background: color-mix(in srgb, var(--line) 45%, transparent); }
