@@ -58,9 +58,7 @@ class BoundRun:
         from onnxruntime import OrtValue
 
         self._image = OrtValue.ortvalue_from_shape_and_type(list(shape), np.uint8, self._device, 0)
-        self._binding.clear_binding_inputs()
         self._binding.bind_ortvalue_input(INPUT_NAME, self._image)
-        # Bound anew: an output keeps the memory that a run before gave it, which has the size of that run.
-        self._binding.clear_binding_outputs()
+        # Anew, because an output keeps the memory of the first run, which has that run's size.
         for name in self._output_names:
             self._binding.bind_output(name, self._device, 0)
