@@ -188,12 +188,19 @@ class ClassAccuracy:
 
     def notes(self) -> list[str]:
         """What a reader must know before believing the intervals, one sentence each."""
-        if self.frames >= FEW_IMAGES:
-            return []
-        return [
-            f"Intervals of IoU over {self.frames} images are too narrow: the bootstrap needs {FEW_IMAGES} or "
-            "more to hold the truth as often as it says."
-        ]
+        block, notes = self.intervals.block, []
+        if block > 1:
+            notes.append(
+                "Images that follow each other score alike: for the intervals of IoU they were drawn in "
+                f"runs of {block}."
+            )
+        if (runs := self.frames / block) < FEW_IMAGES:
+            runs_text = f" in about {runs:.0f} runs" if block > 1 else ""
+            notes.append(
+                f"Intervals of IoU over {self.frames} images{runs_text} are too narrow: {FEW_IMAGES} or more "
+                "that say nothing of each other are needed to hold the truth as often as they say."
+            )
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """The section "accuracy" of a benchmark's record; n/a is None."""

@@ -126,11 +126,27 @@ def test_a_class_never_labelled_but_predicted_has_precision_0_and_no_recall():
     assert car.iou == car.precision == 0 and car.recall is None and car.iou_interval is None
 
 
-def test_few_images_are_said(drive):
+def test_few_images_are_said():
     assert by_hand().frames == 2 and "over 2 images are too narrow" in by_hand().notes()[0]
     confusion = np.eye(2, dtype=np.int64)
     many = ImageCounts.of([str(n) for n in range(30)], [confusion] * 30)
     assert ClassAccuracy(names=("a", "b"), confusion=30 * confusion, images=many).notes() == []
+
+
+def test_images_that_score_alike_as_those_before_them_are_drawn_in_runs_and_it_is_said():
+    hits = np.rint(600 + 300 * np.sin(np.linspace(0, 9, 90))).astype(int)
+    confusions = [np.array([[right, 1000 - right], [0, 1000]]) for right in hits]
+
+    def accuracy_of(order: np.ndarray) -> ClassAccuracy:
+        images = ImageCounts.of([str(n) for n in order], [confusions[n] for n in order])
+        return ClassAccuracy(names=("a", "b"), confusion=np.sum(confusions, axis=0), images=images)
+
+    drive = accuracy_of(np.arange(90))
+    shuffled = accuracy_of(np.random.default_rng(0).permutation(90))
+    assert shuffled.notes() == [] and shuffled.intervals.block == 1 < drive.intervals.block
+    assert f"runs of {drive.intervals.block}" in drive.notes()[0]
+    assert "over 90 images in about" in drive.notes()[1]
+    assert np.diff(drive.intervals.miou) > 2 * np.diff(shuffled.intervals.miou)
 
 
 @pytest.mark.parametrize("boundary_pixels", [None, 3])
