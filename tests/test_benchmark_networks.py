@@ -20,9 +20,11 @@ import networks
 import networks_report
 import torch
 from export_networks import Small, small_model, spec_for
+from gpu_rates import gpu_rates
+from networks_cell import Cell, network_of
 
 from cpsl_deploy.backends import gpu
-from cpsl_deploy.errors import InputError
+from cpsl_deploy.errors import InputError, UnavailableError
 from cpsl_deploy.export import torch_backend
 from cpsl_deploy.train.models import ARCHITECTURES, save_model
 
@@ -80,6 +82,7 @@ def test_cells_are_measured_once_and_shown(
     written = json.loads((tmp_path / "networks.json").read_text())
     cells = {cell["cell"]["batch"]: cell for cell in written["cells"]}
     assert cells[2]["variants"]["rounds"] == 5 and cells[2]["random_weights"] is True
+    assert all(row["roofline_fraction"] > 0 for row in cells[1]["variants"]["rows"])
     assert cells[1]["parameters"] == sum(p.numel() for p in Small(19).parameters())
     assert cells[1]["machine"]["cores"] >= 1 and cells[1]["versions"]["torch"] == torch.__version__
     page = (tmp_path / "networks.md").read_text()
@@ -122,15 +125,25 @@ def test_without_a_gpu_its_cells_are_refused(tmp_path: Path, monkeypatch: pytest
 def test_a_run_brings_its_weights_and_the_cell_its_size(tmp_path: Path) -> None:
     model = small_model(seed=3)
     save_model(tmp_path / "model.safetensors", model, spec_for(model, size=(96, 128)))
-    cell = networks.Cell(network="small", size=(64, 96), batch=1, device="cpu")
-    network, spec = networks.network_of(cell, {"small": tmp_path})
+    cell = Cell(network="small", size=(64, 96), batch=1, device="cpu")
+    network, spec = network_of(cell, {"small": tmp_path})
     assert spec.size == (64, 96) and spec.class_names == spec_for(model).class_names
     assert torch.equal(network.classifier.weight, model.classifier.weight)
-    first, second = (networks.network_of(cell, {})[0] for _ in range(2))
+    first, second = (network_of(cell, {})[0] for _ in range(2))
     assert torch.equal(first.classifier.weight, second.classifier.weight), "the same random weights each time"
-    other = networks.Cell(network="squeezenet_fpn", size=(64, 96), batch=1, device="cpu")
+    other = Cell(network="squeezenet_fpn", size=(64, 96), batch=1, device="cpu")
     with pytest.raises(InputError, match="holds a small, and --run names it for squeezenet_fpn"):
-        networks.network_of(other, {"squeezenet_fpn": tmp_path})
+        network_of(other, {"squeezenet_fpn": tmp_path})
+
+
+def test_rates_of_a_device_are_measured_in_torch() -> None:
+    """On the CPU, where torch can do the same: a product takes longer than none, a copy moves its bytes."""
+    rates = gpu_rates(device="cpu", side=64, copied=2**20)
+    assert set(rates.matrix) == {"f32", "bf16", "f16"}
+    assert 1e6 < rates.matrix_rate("f32").flops_per_s < 1e15
+    assert 1e7 < rates.copy.bytes_per_s < 1e14 and "64x64" in rates.matrix["f32"].how
+    with pytest.raises(UnavailableError, match="no product of int8"):
+        rates.matrix_rate("int8")
 
 
 @pytest.mark.parametrize(

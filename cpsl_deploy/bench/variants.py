@@ -8,6 +8,7 @@ asked for one thing and quietly does another is an error, not a row: its figures
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+Fraction = Callable[[Path, Mapping[str, Any], tuple[int, int], float], "float | None"]
+"""`roofline.roofline_fraction`: of an ONNX file or engine, what a backend says of itself, the (height, width)
+that the file is given, and milliseconds a frame, the share of the least time that the machine allows."""
 BUDGET_S = 120.0
 """Seconds for the rounds; what takes seconds a frame is measured in fewer of them."""
 
@@ -121,12 +125,16 @@ def measure_variants(
     dataset: Dataset | None = None,
     rounds: int = ROUNDS,
     budget_s: float = BUDGET_S,
+    fraction: Fraction | None = None,
+    graph: Path | None = None,
     progress: Progress = no_progress,
 ) -> VariantResults:
     """Open all variants, and measure them in turns on frames uint8 (H, W, 3) BGR, all of one size.
 
     The first variant that can be had is the yardstick. ``dataset``: labelled images on which each is scored.
-    ``rounds`` and ``budget_s``: as of `measure_in_turns`.
+    ``rounds`` and ``budget_s``: as of `measure_in_turns`. ``fraction``: for the rows' ``roofline_fraction``;
+    what runs no file, such as torch, is held against the layers of ``graph``, an ONNX file, or without one
+    against those of the first float32 file.
 
     Raises UnavailableError if a variant does something else than it was asked for, or if none can be had;
     InputError without frames, for frames of several sizes, or names that are not unique.
@@ -150,6 +158,8 @@ def measure_variants(
             _row(one, yardstick, samples, None if dataset is None else _miou(one, dataset, progress))
             for one in opened
         ]
+        if fraction is not None:
+            rows = _held_against(rows, opened, frames[0].shape[:2], fraction, graph)
     return VariantResults(
         yardstick=yardstick.variant.name,
         size=(frames[0].shape[0], frames[0].shape[1]),
@@ -195,6 +205,12 @@ class _Opened:
         """Frames that one call of `labels_of` computes."""
         return self.segmenter.backend.batch or self.segmenter.backend.least_batch
 
+    @property
+    def file(self) -> Path | None:
+        """What is run, if it is a file."""
+        path = Path(self.segmenter.origin)
+        return path if path.is_file() else None
+
 
 def _check(variants: Sequence[Variant], frames: Sequence[np.ndarray]) -> None:
     sizes = {frame.shape[:2] for frame in frames}
@@ -236,12 +252,11 @@ def _row(one: _Opened, yardstick: _Opened, samples: dict[str, np.ndarray], miou:
     times = samples[one.variant.name]
     summary, compared = summarise(times), speed(samples[yardstick.variant.name], times)
     same = [np.mean(a == b) for a, b in zip(one.labels, yardstick.labels, strict=True)]
-    file = Path(one.segmenter.origin)
     return VariantRow(
         name=one.variant.name,
         runtime=one.segmenter.backend.describe(),
         precision=one.variant.precision,
-        bytes=file.stat().st_size if file.is_file() else None,
+        bytes=one.file.stat().st_size if one.file else None,
         p50_ms=summary.p50,
         p90_ms=summary.p90,
         p99_ms=summary.p99,
@@ -251,6 +266,28 @@ def _row(one: _Opened, yardstick: _Opened, samples: dict[str, np.ndarray], miou:
         agreement=float(np.mean(same)),
         miou=miou,
     )
+
+
+def _held_against(
+    rows: Sequence[VariantRow],
+    opened: Sequence[_Opened],
+    frame_size: tuple[int, ...],
+    fraction: Fraction,
+    graph: Path | None,
+) -> list[VariantRow]:
+    floats = (one.file for one in opened if one.file and one.segmenter.contract.precision == "fp32")
+    usual = graph or next(floats, None)
+    return [
+        row
+        if (counted := one.file or usual) is None
+        else dataclasses.replace(
+            row,
+            roofline_fraction=fraction(
+                counted, row.runtime, one.segmenter.input_size(*frame_size), row.p50_ms
+            ),
+        )
+        for row, one in zip(rows, opened, strict=True)
+    ]
 
 
 def _miou(one: _Opened, dataset: Dataset, progress: Progress) -> float | None:

@@ -186,6 +186,33 @@ def test_files_that_take_several_frames_are_told_by_the_frame(tmp_path: Path) ->
     assert 10 <= late.rows[0].p50_ms < 40
 
 
+def test_every_row_is_held_against_the_roofline_of_its_file(tiny_model: Path) -> None:
+    """One that runs no file against that of the first float32 file."""
+
+    def no_file() -> Segmenter:
+        segmenter = load(tiny_model)
+        segmenter.origin = "the network in torch"
+        return segmenter
+
+    asked = []
+
+    def fraction(path: Path, runtime: Any, size: tuple[int, int], measured_ms: float) -> float:
+        asked.append((path, runtime["backend"], size))
+        return 2 / measured_ms
+
+    torch = Variant(name="torch", precision="fp32", asked={}, open=no_file)
+    found = measure_variants([torch, variant(tiny_model, "a")], FRAMES, rounds=5, fraction=fraction)
+    assert asked == [(tiny_model, "onnxruntime", (96, 160))] * 2
+    assert [row.roofline_fraction for row in found.rows] == [2 / row.p50_ms for row in found.rows]
+    assert [row.bytes for row in found.rows] == [None, tiny_model.stat().st_size]
+
+    measure_variants([torch], FRAMES, rounds=5, fraction=fraction)
+    assert len(asked) == 2, "nothing to hold it against"
+    given = tiny_model.with_name("other.onnx")
+    measure_variants([torch], FRAMES, rounds=5, fraction=fraction, graph=given)
+    assert asked[2:] == [(given, "onnxruntime", (96, 160))]
+
+
 # Which variants a file has.
 
 
