@@ -1,4 +1,4 @@
-"""One cell of `networks.py`: a network, a frame size, a batch and a device, measured in every way there is."""
+"""One cell of `networks.py`: a network, a frame size, a batch and a device, measured in every way."""
 
 from __future__ import annotations
 

@@ -128,7 +128,9 @@ class _Accepted:
 def _of_file(candidate: Candidate, workshop: Workshop, threads: int | None) -> Variant:
     return Variant(
         name=candidate.name,
-        precision=computed_precision(candidate.precision, candidate.backend_precision),
+        precision=computed_precision(
+            candidate.precision, candidate.backend, candidate.device, candidate.backend_precision
+        ),
         asked=asked_of(candidate.backend, candidate.device, candidate.precision, candidate.backend_precision),
         open=partial(_open, candidate, workshop, threads),
     )

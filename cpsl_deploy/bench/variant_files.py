@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -106,14 +107,19 @@ def variant_name(kind: str, backend: str, device: str = "cpu", computed_in: str 
     return " ".join(filter(None, (kind, backend, "" if device == "cpu" else device, computed_in)))
 
 
-def computed_precision(precision: str, computed_in: str | None) -> str:
-    """`Variant.precision` of a file of one of `contract.PRECISIONS` that OpenVINO computes in another."""
-    if computed_in is None:
+def computed_precision(precision: str, backend: str, device: str, computed_in: str | None = None) -> str:
+    """`Variant.precision` of a file of one of `contract.PRECISIONS`. ``computed_in``: as of `variant_name`."""
+    if backend == "onnxruntime" and device == "cpu" and precision == "fp16" and _on_x86():
+        # It has no kernels of it there, and puts casts to float32 around what it runs.
+        return "fp32"
+    name = _OPENVINO_NAMES[computed_in or "f32"]
+    if computed_in is None or (precision == "int8" and name == "fp32"):
         return precision
-    name = _OPENVINO_NAMES[computed_in]
-    if precision == "int8":
-        return precision if name == "fp32" else f"int8+{name}"
-    return name
+    return f"int8+{name}" if precision == "int8" else name
+
+
+def _on_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
 def asked_of(backend: str, device: str, precision: str, computed_in: str | None = None) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def _file_variant(
 ) -> Variant:
     return Variant(
         name=variant_name(precision, backend, device, computed_in),
-        precision=computed_precision(precision, computed_in),
+        precision=computed_precision(precision, backend, device, computed_in),
         asked=asked_of(backend, device, precision, computed_in),
         open=partial(load, path, backend=backend, device=device, threads=threads, precision=computed_in),
     )

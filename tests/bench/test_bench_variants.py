@@ -236,17 +236,27 @@ def test_every_backend_device_and_precision_of_a_file_is_a_variant(tiny_model: P
 
 
 @pytest.mark.parametrize(
-    ("precision", "computed_in", "wanted"),
+    ("precision", "how", "wanted"),
     [
-        ("fp32", None, "fp32"),
-        ("fp32", "f16", "fp16"),
-        ("fp16", "f32", "fp32"),
-        ("int8", "f32", "int8"),
-        ("int8", "bf16", "int8+bf16"),
+        ("fp32", ("onnxruntime", "cpu"), "fp32"),
+        ("fp16", ("onnxruntime", "cuda"), "fp16"),
+        ("int8", ("onnxruntime", "cpu"), "int8"),
+        ("fp32", ("openvino", "cpu", "f16"), "fp16"),
+        ("fp16", ("openvino", "cpu", "f32"), "fp32"),
+        ("int8", ("openvino", "cpu", "f32"), "int8"),
+        ("int8", ("openvino", "cpu", "bf16"), "int8+bf16"),
     ],
 )
-def test_what_a_network_computes_in(precision: str, computed_in: str | None, wanted: str) -> None:
-    assert computed_precision(precision, computed_in) == wanted
+def test_what_a_network_computes_in(precision: str, how: Any, wanted: str) -> None:
+    assert computed_precision(precision, *how) == wanted
+
+
+@pytest.mark.parametrize(("machine", "wanted"), [("x86_64", "fp32"), ("AMD64", "fp32"), ("aarch64", "fp16")])
+def test_fp16_is_computed_in_fp32_where_onnxruntime_has_no_kernels(
+    machine: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variant_files.platform, "machine", lambda: machine)
+    assert computed_precision("fp16", "onnxruntime", "cpu") == wanted
 
 
 def test_a_file_s_own_precision_names_its_variants(tmp_path: Path) -> None:
