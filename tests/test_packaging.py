@@ -25,8 +25,9 @@ SOURCES = {"cpsl_deploy": "cpsl_deploy", "train": "cpsl_deploy/train", "export":
 """Folder of code at the top level -> where it is imported from."""
 
 TOP_LEVEL = {
-    ".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "benchmarks", "constraints.txt",
-    "cpsl_deploy", "docs", "export", "pyproject.toml", "tests", "train",
+    ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "benchmarks",
+    "constraints.txt", "containers", "cpsl_deploy", "docs", "export", "pyproject.toml", "requirements",
+    "tests", "train",
 }  # fmt: skip
 
 COMMANDS = ("cpsl-adapt", "cpsl-bench", "cpsl-check", "cpsl-demo", "cpsl-drift", "cpsl-export", "cpsl-run")
