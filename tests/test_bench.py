@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cpsl_deploy
-from cpsl_deploy.bench import benchmark, evaluate, write_report
+from cpsl_deploy.bench import QUICK, benchmark, evaluate, read_record, sections, write_report
 from cpsl_deploy.bench.accuracy import ClassAccuracy, ImageCounts
 from cpsl_deploy.bench.command import main
+from cpsl_deploy.bench.fingerprint import data_sha256
+from cpsl_deploy.bench.record import record_schema, why_unavailable
 from cpsl_deploy.data import open_dataset
-from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError
+from cpsl_deploy.errors import DataError, InputError, ModelFileError, OutputError, UnavailableError
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
 
@@ -120,38 +123,42 @@ def test_accuracy_needs_labels_and_a_common_class(tiny_model, pairs, tmp_path):
 
 
 def test_result_on_labelled_data(exact_model, pairs, tmp_path):
-    result = benchmark(exact_model, tmp_path / "data.yaml", frames=5, warm_up=1, threads=1)
+    result = benchmark(exact_model, tmp_path / "data.yaml", frames=5, **QUICK, warm_up=1, threads=1)
     assert result.samples.frames == ("0", "1", "2", "0", "1")
     assert result.samples.sizes == tuple((40 + 8 * i, 64) for i in (0, 1, 2, 0, 1))
     assert result.accuracy.frames == 3  # every image is scored once, however often it is timed
-    assert result.load_ms > 0 and result.samples.first_frame_ms > 0
-    parts = sum(result.samples.stages_ms[stage] for stage in ("decode", "pre", "inference", "post"))
-    assert (result.samples.stages_ms["total"] >= parts).all()
-    road, sky, _, car = result.classes
-    assert sky.iou is None and sky.label_share is None and sky.predicted_share > 0
-    assert car.iou == pytest.approx(result.accuracy.iou[3]) and car.extraction.frames == 3
-    assert road.latency.frames == 5 and road.latency.p99_ms >= road.latency.p50_ms > 0
-    assert sum(c.predicted_share for c in result.classes) == pytest.approx(1)
+    assert result.samples.first_frame_ms > 0
+    parts = sum(times for stage, times in result.samples.stages_ms.items() if stage != "total")
+    assert (result.samples.stages_ms["total"] >= parts * 0.999).all()
+    road, sky, _, car = result.record["classes"]
+    assert sky["iou"] is None and sky["label_share"] is None and sky["predicted_share"] > 0
+    assert car["iou"] == pytest.approx(result.accuracy.iou[3]) and car["extraction"]["frames"] == 3
+    assert road["latency"]["frames"] == 5 and road["latency"]["p99_ms"] >= road["latency"]["p50_ms"] > 0
+    assert sum(c["predicted_share"] for c in result.record["classes"]) == pytest.approx(1)
     notes = " ".join(result.notes)
     assert "does not have them: sky" in notes and "labelled bus" in notes and "gone round" in notes
 
 
 def test_fewer_frames_than_the_split_are_spread_over_it_and_said(tiny_model, pairs, tmp_path):
-    result = benchmark(tiny_model, tmp_path / "data.yaml", frames=2, warm_up=0, threads=1)
+    result = benchmark(tiny_model, tmp_path / "data.yaml", frames=2, **QUICK, warm_up=0, threads=1)
     assert result.samples.frames == ("0", "2") and result.accuracy.frames == 2
     assert any("2 of the split's 3 images" in note for note in result.notes)
 
 
 def test_data_without_labels_gives_latency_only_and_says_so(tiny_model, pairs, tmp_path):
-    result = benchmark(tiny_model, tmp_path / "data.yaml", split="bare", warm_up=0, threads=1)
+    result = benchmark(tiny_model, tmp_path / "data.yaml", split="bare", **QUICK, warm_up=0, threads=1)
     assert result.accuracy is None and result.mean_iou is None and len(result.samples.frames) == 3
-    assert all(c.iou is None for c in result.classes)
+    assert all(c["iou"] is None for c in result.record["classes"])
     assert any("no labels: latency is measured, accuracy is not" in note for note in result.notes)
 
 
 def test_a_folder_of_photos_needs_no_split(tiny_model, pairs, tmp_path):
-    result = benchmark(tiny_model, tmp_path / "images", warm_up=0, threads=1)
-    assert result.settings.split == "train" and len(result.samples.frames) == 3 and result.accuracy is None
+    result = benchmark(tiny_model, tmp_path / "images", **QUICK, warm_up=0, threads=1)
+    assert (
+        result.record["settings"]["split"] == "train"
+        and len(result.samples.frames) == 3
+        and result.accuracy is None
+    )
 
 
 def test_labels_are_not_turned_by_exif_but_photos_are(tiny_model, tmp_path):
@@ -166,16 +173,99 @@ def test_labels_are_not_turned_by_exif_but_photos_are(tiny_model, tmp_path):
     (tmp_path / "images/0.jpg").write_bytes(plain[:2] + exif + plain[2:])
     cv2.imwrite(str(tmp_path / "labels/0.png"), np.full((48, 80), 10, np.uint8))
     sizes = {
-        split: benchmark(tiny_model, tmp_path / "data.yaml", split=split, warm_up=0, threads=1).samples.sizes
+        split: benchmark(
+            tiny_model, tmp_path / "data.yaml", split=split, **QUICK, warm_up=0, threads=1
+        ).samples.sizes
         for split in ("val", "bare")
     }
     assert sizes == {"val": ((48, 80),), "bare": ((80, 48),)}
+
+
+def test_every_part_is_in_a_record_that_keeps_to_the_schema(tiny_model, pairs, tmp_path):
+    jsonschema = pytest.importorskip("jsonschema", reason="needs the extra 'dev'")
+    result = benchmark(
+        tiny_model,
+        tmp_path / "data.yaml",
+        command="cpsl-bench tiny.onnx",
+        warm_up=1,
+        threads=1,
+        cold_starts=1,
+        stream_seconds=0.3,
+        max_age_ms=5000.0,
+        sweep_sizes=((32, 48), (40, 64)),
+        sweep_batches=(1, 2),
+        variants=True,
+        matrix_tflops=0.1,
+        copy_gbs=10.0,
+        sustain_minutes=0.01,
+    )
+    record = result.record
+    jsonschema.validate(record, record_schema())
+    for part in record_schema()["properties"]:
+        assert record[part] is not None, part
+        assert why_unavailable(record, part) is None
+    assert record["data"]["images"] == 3 and record["data"]["labelled"]
+    assert record["command"] == "cpsl-bench tiny.onnx" and record["settings"]["max_age_ms"] == 5000
+    refused = [cell for cell in record["sweep"] if "unavailable" in cell]
+    assert len(record["sweep"]) == 4 and {cell["batch"] for cell in refused} <= {2}
+    assert record["roofline"]["rates"]["stated"] and record["load"]["streams"] >= 1
+    assert all(row["stream_age"]["frames"] > 0 for row in record["classes"] if row["predicted_share"] > 0.1)
+    report = write_report(result, tmp_path / "out", plot=False)
+    assert read_record(report.json) == record
+
+
+def test_what_cannot_be_measured_costs_nothing_of_the_rest(tiny_model, monkeypatch):
+    def fails(*_, **__):
+        raise UnavailableError("no process can be started. Free some memory")
+
+    monkeypatch.setattr(sections, "measure_cold_start", fails)
+    record = benchmark(tiny_model, frames=2, size=(32, 48), **{**QUICK, "cold_starts": 1}).record
+    assert record["cold_start"] == {"unavailable": "no process can be started. Free some memory"}
+    assert record["latency"]["stages_ms"]["total"]["count"] == 2 and record["throughput"] is None
+
+
+def test_the_data_s_hash_is_of_its_contents_and_not_of_its_place(tiny_model, pairs, tmp_path):
+    def of_data() -> str:
+        return data_sha256(open_dataset(tmp_path / "data.yaml", "val"))
+
+    before = of_data()
+    shutil.copytree(tmp_path, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("elsewhere"))
+    assert data_sha256(open_dataset(tmp_path / "elsewhere/data.yaml", "val")) == before
+    label = cv2.imread(str(tmp_path / "labels/1.png"), cv2.IMREAD_UNCHANGED)
+    label[0, 0] = 20 if label[0, 0] != 20 else 10
+    cv2.imwrite(str(tmp_path / "labels/1.png"), label)
+    assert of_data() != before
+
+
+def test_records_that_are_none_are_refused(tmp_path):
+    whole = {name: None for name in record_schema()["required"]} | {"schema_version": 2, "kind": "benchmark"}
+    cases = {
+        "cannot read the record": None,
+        "is not JSON": "{",
+        "has no schema_version": "[]",
+        "of schema 1, and this version reads": '{"schema_version": 1}',
+        "lacks classes: it was cut": json.dumps({k: v for k, v in whole.items() if k != "classes"}),
+    }
+    for reason, text in cases.items():
+        file = tmp_path / "record.json"
+        file.unlink(missing_ok=True)
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(InputError, match=reason):
+            read_record(file)
 
 
 def test_settings_that_break_a_rule_are_refused(tiny_model, pairs, tmp_path):
     for wrong in ({"frames": 0}, {"warm_up": -1}, {"threads": 0}):
         with pytest.raises(InputError, match="or more"):
             benchmark(tiny_model, **wrong)
+    for wrong in ({"stream_fps": 0}, {"max_age_ms": float("nan")}, {"sustain_minutes": -1}):
+        with pytest.raises(InputError, match="is a number above 0"):
+            benchmark(tiny_model, **wrong)
+    with pytest.raises(InputError, match="given together"):
+        benchmark(tiny_model, copy_gbs=10.0)
+    with pytest.raises(InputError, match=r"the settings backend, .*; got warmup"):
+        benchmark(tiny_model, warmup=3)
     with pytest.raises(InputError, match="a size or data, not both"):
         benchmark(tiny_model, tmp_path / "data.yaml", size=(32, 32))
     with pytest.raises(ModelFileError, match="cpsl-export"):
@@ -186,16 +276,16 @@ def test_damaged_image_is_named(tiny_model, pairs, tmp_path):
     whole = (tmp_path / "images/1.png").read_bytes()
     (tmp_path / "images/1.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"1\.png is truncated"):
-        benchmark(tiny_model, tmp_path / "data.yaml", split="bare", warm_up=0, threads=1)
+        benchmark(tiny_model, tmp_path / "data.yaml", split="bare", **QUICK, warm_up=0, threads=1)
 
 
 def test_files_hold_every_sample_and_what_is_needed_to_believe_them(tiny_model, pairs, tmp_path):
-    result = benchmark(tiny_model, tmp_path / "data.yaml", warm_up=0, threads=1)
+    result = benchmark(tiny_model, tmp_path / "data.yaml", **QUICK, warm_up=0, threads=1)
     paths = write_report(result, tmp_path / "out", plot=False)
     assert paths.plot is None
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"bench.json", "bench.md", "bench.html"}
     document = json.loads(paths.json.read_text(), parse_constant=pytest.fail)  # NaN is not JSON
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert {"cpu", "cores", "usable_cores", "memory_gib", "os", "gpus"} <= document["machine"].keys()
     assert document["versions"]["numpy"] == np.__version__
     assert {"python", "opencv", "onnxruntime", "openvino", "cpsl_deploy"} <= document["versions"].keys()
@@ -215,7 +305,7 @@ def test_files_hold_every_sample_and_what_is_needed_to_believe_them(tiny_model, 
 def test_plot_is_a_picture(tiny_model, pairs, tmp_path):
     pytest.importorskip("matplotlib", reason="needs the plot extra")
     for name, data in (("labelled", tmp_path / "data.yaml"), ("synthetic", None)):
-        result = benchmark(tiny_model, data, frames=3, warm_up=0, threads=1)
+        result = benchmark(tiny_model, data, frames=3, **QUICK, warm_up=0, threads=1)
         paths = write_report(result, tmp_path / name)
         picture = cv2.imread(str(paths.plot))
         assert picture.shape[0] > 400 and picture.shape[1] > 1000
@@ -223,7 +313,7 @@ def test_plot_is_a_picture(tiny_model, pairs, tmp_path):
 
 
 def test_a_full_output_folder_is_left_as_it_was(tiny_model, tmp_path):
-    result = benchmark(tiny_model, frames=1, warm_up=0, size=(32, 48), threads=1)
+    result = benchmark(tiny_model, frames=1, **QUICK, warm_up=0, size=(32, 48), threads=1)
     assert result.samples.sizes == ((32, 48),)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/bench.md").write_text("earlier")
@@ -239,9 +329,7 @@ def run(*arguments: object) -> Result:
 
 
 def test_command_ends_with_one_line_of_json(tiny_model, pairs, tmp_path):
-    done = run(
-        tiny_model, "--data", tmp_path / "data.yaml", "-o", tmp_path / "out", "--no-plot", "--warm-up", 0
-    )
+    done = run(tiny_model, "--quick", "--data", tmp_path / "data.yaml", "-o", tmp_path / "out", "--no-plot")
     assert done.exit_code == 0, done.output
     headline = json.loads(done.stdout.splitlines()[-1])
     document = json.loads(Path(headline["paths"]["json"]).read_text())
@@ -262,6 +350,7 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
         "damaged": (tmp_path / "damaged.onnx", "--frames", 1, *new),
         "is not empty": (tiny_model, "--no-plot", "-o", tmp_path / "full"),
         "a size is written": (tiny_model, "--size", "640", *new),
+        "batches are whole numbers": (tiny_model, "--sweep-batches", "1,x", *new),
         "a size or data": (tiny_model, "--size", "32x32", "--data", tmp_path / "data.yaml", *new),
         "has no split 'test'": (tiny_model, "--data", tmp_path / "data.yaml", "--split", "test", *new),
         "holds no photos": (tiny_model, "--data", tmp_path / "empty", *new),
@@ -274,6 +363,28 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
     assert list((tmp_path / "full").iterdir()) == [tmp_path / "full/bench.json"]
 
 
+def test_pages_are_made_again_from_a_record(tiny_model, tmp_path):
+    assert run(tiny_model, "--quick", "--frames", 2, "--no-plot", "-o", tmp_path / "out").exit_code == 0
+    page = (tmp_path / "out/bench.md").read_text()
+    (tmp_path / "out/bench.md").write_text("edited")
+    done = run("report", tmp_path / "out/bench.json", "--no-plot")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/bench.md").read_text() == page
+    assert json.loads(done.stdout.splitlines()[-1])["paths"]["markdown"] == str(tmp_path / "out/bench.md")
+    assert run("report", tmp_path / "gone.json").exit_code == 2
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom cpsl_deploy.bench.command import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert not {'cv2', 'onnxruntime', 'matplotlib', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--max-age-ms" in done.stdout and "cpsl-bench compare" in done.stdout
+
+
 def test_benchmarking_never_imports_torch(tiny_model, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -281,7 +392,8 @@ def test_benchmarking_never_imports_torch(tiny_model, tmp_path):
         "main(sys.argv[1:], standalone_mode=False)\n"
         "assert not any(name.partition('.')[0] == 'torch' and module for name, module in sys.modules.items())"
     )
-    arguments = [str(tiny_model), "--frames", "1", "--warm-up", "0", "--no-plot", "-o", str(tmp_path / "out")]
+    arguments = [str(tiny_model), "--frames", "1", "--warm-up", "0", "--no-plot", "--cold-starts", "1"]
+    arguments += ["--stream-seconds", "0.2", "-o", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )

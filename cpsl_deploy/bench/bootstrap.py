@@ -64,6 +64,7 @@ class IouIntervals:
             "level": self.level,
             "resamples": self.resamples,
             "seed": self.seed,
+            "block": self.block,
         }
 
 

@@ -137,6 +137,15 @@ class LatencySamples:
             },
         }
 
+    def every_sample(self) -> dict[str, Any]:
+        """The section ``samples`` of a record."""
+        return {
+            "frames": list(self.frames),
+            "sizes": [list(size) for size in self.sizes],
+            "stages_ms": {stage: times.tolist() for stage, times in self.stages_ms.items()},
+            "predicted_pixels": self.predicted_pixels.tolist(),
+        }
+
 
 def measure_latency(
     segmenter: Segmenter,

@@ -79,7 +79,14 @@ def unavailable(reason: object) -> dict[str, str]:
     return {"unavailable": str(reason)}
 
 
-def section(record: Record, name: str) -> Any:
-    """A part of a record if it was measured, else None."""
+def measured(record: Record, name: str) -> Any:
+    """A part of a record if it was measured and is not empty, else None."""
+    return None if why_unavailable(record, name) is not None else record.get(name) or None
+
+
+def why_unavailable(record: Record, name: str) -> str | None:
+    """Why a part that was asked for could not be measured; None for any other part."""
     part = record.get(name)
-    return None if isinstance(part, dict) and "unavailable" in part else part
+    # The measured variants have a list of that name: those of them that could not be had.
+    found = part.get("unavailable") if isinstance(part, dict) else None
+    return found if isinstance(found, str) else None

@@ -6,39 +6,30 @@ import datetime
 import json
 import math
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..data import Dataset, dataset_splits, open_dataset
-from ..errors import CpslError, InputError, ModelFileError
+from ..errors import InputError, ModelFileError
 from ..files import sha256
-from ..machine import Machine, Sensors, describe_machine, package_versions
+from ..machine import describe_machine, package_versions
 from ..segmenter import Segmenter, find_model, load
-from .accuracy import ClassAccuracy, class_differences, evaluate
-from .class_cost import class_latencies, measure_extraction
+from . import sections
+from .accuracy import ClassAccuracy, class_differences
+from .class_cost import measure_extraction
 from .clock import measure_clock
-from .cold_start import measure_cold_start
 from .fingerprint import data_sha256
-from .frames import EncodedFrame, dataset_frames, decoded_frames, evenly_spaced, synthetic_frames
+from .frames import EncodedFrame, dataset_frames, evenly_spaced, synthetic_frames
 from .latency import LatencySamples, LatencySummary, Progress, measure_latency, no_progress
-from .load import measure_load
-from .record import KIND, SCHEMA_VERSION, Record, unavailable
+from .notes import RELIABLE_P99, notes_of
+from .record import KIND, SCHEMA_VERSION, Record
+from .sections import Job, Section
 from .settings import BenchmarkSettings
-from .stream_age import StreamAge, measure_stream_age
-from .sustained import measure_sustained
-from .throughput import measure_throughput
-from .variant_files import variants_of
-from .variants import measure_variants
+from .sustained import Sustained
 
-RELIABLE_P99 = 100
-"""With fewer frames a 99th percentile lies between the two slowest ones."""
 SYNTHETIC_COUNT = RELIABLE_P99
 """Measured frames when there is no data and no number is given."""
-_VARIANT_FRAMES = 4
-"""Different frames on which variants are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +103,8 @@ def benchmark(
     chosen = _settings(data, root, settings)
     whole = _open_data(chosen, root)
     dataset = None if whole is None else whole.subset(evenly_spaced(len(whole), chosen.frames or len(whole)))
-    run = _Run(Path(model), path, chosen, whole, dataset, progress)
-    return run.measure(command)
+    job = Job(model=Path(model), path=path, settings=chosen, whole=whole, dataset=dataset, progress=progress)
+    return _measure(job, command)
 
 
 def model_file(model: str | os.PathLike[str]) -> Path:
@@ -124,248 +115,112 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     return path
 
 
-class _Run:
-    """The parts of one benchmark, each a method that gives its section of the record."""
-
-    def __init__(
-        self,
-        model: Path,
-        path: Path,
-        settings: BenchmarkSettings,
-        whole: Dataset | None,
-        dataset: Dataset | None,
-        progress: Progress,
-    ) -> None:
-        self.model, self.path, self.settings = model, path, settings
-        self.whole, self.dataset, self.progress = whole, dataset, progress
-        self.machine = describe_machine()  # its load is that before the benchmark
-        self.notes: list[str] = []
-
-    def measure(self, command: str | None) -> BenchmarkResult:
-        """Everything, in an order in which no part warms up or slows down another that is not meant to."""
-        created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        clock = measure_clock()
-        chosen = self.settings
-        with self._load() as segmenter:
-            frames = self._frames(segmenter)
-        cold_start = self._cold_start(frames[0])
-        # First, as it may end with an error, which should not cost the minutes of the rest.
-        variants = self._variants(frames)
-        with self._load() as segmenter:
-            count = chosen.frames or (len(frames) if self.dataset is not None else SYNTHETIC_COUNT)
-            samples = measure_latency(
-                segmenter, frames, count=count, warm_up=chosen.warm_up, progress=self.progress
-            )
-            throughput = self._throughput(segmenter, frames, samples)
-            stream = self._stream(segmenter, frames)
-            load_found = self._load_found(segmenter, frames)
-            sweep = self._sweep(segmenter, frames)
-            roofline = self._roofline(segmenter, samples)
-            extraction = measure_extraction(segmenter, frames, samples, self.progress)
-            accuracy = self._accuracy(segmenter)
-            sustained = self._sustained(segmenter, frames)
-            runtime, contract = segmenter.backend.describe(), segmenter.contract
-            spec = segmenter.spec
-        self.notes += _notes(self.whole, self.machine, samples, accuracy)
-        record: Record = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": KIND,
-            "created": created,
-            "command": command,
-            "machine": asdict(self.machine),
-            "versions": package_versions(),
-            "clock": clock.to_json(),
-            "model": {
-                "name": self.path.name,
-                "sha256": sha256(self.path),
-                "bytes": self.path.stat().st_size,
-                "spec": asdict(spec),
-                "contract": {
-                    "outputs": list(contract.outputs),
-                    "output_stride": contract.output_stride,
-                    "colour_order": contract.colour_order,
-                    "precision": contract.precision,
-                },
-            },
-            "data": self._data(),
-            "settings": asdict(chosen),
-            "runtime": runtime,
-            "synchronisation": samples.synchronisation.to_json(),
-            "cold_start": cold_start,
-            "warm_up": samples.warm_up.to_json(),
-            "latency": samples.to_json(),
-            "throughput": throughput,
-            "sweep": sweep,
-            "accuracy": accuracy.to_json() if accuracy else None,
-            "classes": _classes(spec, samples, extraction, accuracy, stream),
-            "stream": stream.to_json() if isinstance(stream, StreamAge) else stream,
-            "load": load_found,
-            "variants": variants,
-            "roofline": roofline,
-            "sustained": sustained,
-            "notes": self.notes,
-            "samples": {
-                "frames": list(samples.frames),
-                "sizes": [list(size) for size in samples.sizes],
-                "stages_ms": {stage: times.tolist() for stage, times in samples.stages_ms.items()},
-                "predicted_pixels": samples.predicted_pixels.tolist(),
-            },
-        }
-        # Tuples become lists as in the file, and what is not JSON, NaN among it, fails here.
-        record = json.loads(json.dumps(record, allow_nan=False))
-        return BenchmarkResult(record=record, samples=samples, stages=samples.summary(), accuracy=accuracy)
-
-    def _load(self) -> Segmenter:
-        chosen = self.settings
-        return load(
-            self.path,
-            backend=chosen.backend,
-            device=chosen.device,
-            threads=chosen.threads,
-            precision=chosen.precision,
-        )
-
-    def _frames(self, segmenter: Segmenter) -> list[EncodedFrame]:
-        """Those to measure. Fails here, before minutes of measuring, if the classes cannot be joined."""
-        if self.dataset is None:
-            return synthetic_frames(self.settings.size or segmenter.spec.size)
-        if self.dataset.classes is not None:
-            class_differences(segmenter.spec.classes, self.dataset.classes)
-        return dataset_frames(self.dataset)
-
-    def _data(self) -> dict[str, Any] | None:
-        if self.dataset is None or self.whole is None:
-            return None
-        return {
-            "reference": self.settings.data,
-            "split": self.settings.split,
-            "name": self.dataset.name,
-            "images": len(self.dataset),
-            "sha256": data_sha256(self.dataset),
-            "labelled": self.dataset.has_labels,
-        }
-
-    def _cold_start(self, frame: EncodedFrame) -> Any:
-        chosen = self.settings
-        if not chosen.cold_starts:
-            return None
-        return _section(
-            lambda: measure_cold_start(
-                self.path,
-                frame,
-                runs=chosen.cold_starts,
-                backend=chosen.backend,
-                device=chosen.device,
-                threads=chosen.threads,
-                precision=chosen.precision,
-                progress=self.progress,
-            ).to_json()
-        )
-
-    def _variants(self, frames: Sequence[EncodedFrame]) -> Any:
-        if not self.settings.variants:
-            return None
-        first, *others = decoded_frames(frames, _VARIANT_FRAMES)
-        images = [first, *(image for image in others if image.shape == first.shape)]
-        size = first.shape[0], first.shape[1]
-        labelled = self.dataset if self.dataset is not None and self.dataset.has_labels else None
-        # The file itself where a run folder holds no weights.
-        of = self.model if any(self.model.glob("*.safetensors")) or not self.model.is_dir() else self.path
-        with tempfile.TemporaryDirectory(prefix="cpsl-variants-") as folder:
-            variants = variants_of(of, frame_size=size, folder=Path(folder), threads=self.settings.threads)
-            return measure_variants(variants, images, dataset=labelled, progress=self.progress).to_json()
-
-    def _throughput(
-        self, segmenter: Segmenter, frames: Sequence[EncodedFrame], samples: LatencySamples
-    ) -> Any:
-        if not self.settings.throughput:
-            return None
-        return _section(
-            lambda: measure_throughput(segmenter, frames, samples.stages_ms, progress=self.progress).to_json()
-        )
-
-    def _stream(self, segmenter: Segmenter, frames: Sequence[EncodedFrame]) -> Any:
-        chosen = self.settings
-        if not chosen.stream_seconds:
-            return None
-        return _section(
-            lambda: measure_stream_age(
-                segmenter,
-                frames,
-                fps=chosen.stream_fps,
-                seconds=chosen.stream_seconds,
-                progress=self.progress,
-            )
-        )
-
-    def _load_found(self, segmenter: Segmenter, frames: Sequence[EncodedFrame]) -> Any:
-        chosen, limit = self.settings, self.settings.max_age_ms
-        if limit is None:
-            return None
-        return _section(
-            lambda: measure_load(
-                segmenter,
-                frames,
-                max_age_ms=limit,
-                fps=chosen.stream_fps,
-                seconds=chosen.stream_seconds,
-                progress=self.progress,
-            ).to_json()
-        )
-
-    def _sweep(self, segmenter: Segmenter, frames: Sequence[EncodedFrame]) -> Any:
-        chosen = self.settings
-        if not chosen.sweep_sizes and not chosen.sweep_batches:
-            return None
-        from .sweep import measure_sweep
-
-        first = decoded_frames(frames, 1)[0]
-        return _section(
-            lambda: measure_sweep(
-                segmenter,
-                sizes=chosen.sweep_sizes or ((first.shape[0], first.shape[1]),),
-                batches=chosen.sweep_batches or (1,),
-                frames=frames,
-                progress=self.progress,
-            ).to_json()
-        )
-
-    def _roofline(self, segmenter: Segmenter, samples: LatencySamples) -> Any:
-        if not self.settings.roofline:
-            return None
-        return unavailable("not measured yet")
-
-    def _accuracy(self, segmenter: Segmenter) -> ClassAccuracy | None:
-        if self.dataset is None or not self.dataset.has_labels:
-            return None
-        return evaluate(
+def _measure(job: Job, command: str | None) -> BenchmarkResult:
+    """Everything, in an order in which no part warms up or slows down another that is not meant to."""
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    machine = describe_machine()  # its load is that before the benchmark
+    clock = measure_clock()
+    with _load(job) as segmenter:
+        frames = _frames(job, segmenter)
+    parts: dict[str, Section] = {"cold_start": sections.cold_start(job, frames[0])}
+    # What may end with an error comes first: it should not cost the minutes of the rest.
+    parts["variants"] = sections.variants(job, frames)
+    with _load(job) as segmenter:
+        samples = measure_latency(
             segmenter,
-            self.dataset,
-            boundary_pixels=self.settings.boundary_pixels,
-            progress=self.progress,
+            frames,
+            count=job.settings.frames or (SYNTHETIC_COUNT if job.dataset is None else len(frames)),
+            warm_up=job.settings.warm_up,
+            progress=job.progress,
         )
+        parts["throughput"] = sections.throughput(job, segmenter, frames, samples)
+        parts["stream"] = sections.stream(job, segmenter, frames)
+        parts["load"] = sections.load(job, segmenter, frames)
+        parts["sweep"] = sections.sweep(job, segmenter, frames)
+        parts["roofline"] = sections.roofline(job, segmenter, samples)
+        extraction = measure_extraction(segmenter, frames, samples, job.progress)
+        accuracy = sections.accuracy(job, segmenter)
+        sustained = sections.sustained(job, segmenter, frames)
+        parts |= {"accuracy": accuracy, "sustained": sustained}
+        described = _description(job, segmenter)
+    notes = [*notes_of(job.whole, machine, samples, accuracy)]
+    if isinstance(sustained, Sustained):
+        notes += sustained.notes
+    record: Record = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": KIND,
+        "created": created,
+        "command": command,
+        "machine": asdict(machine),
+        "versions": package_versions(),
+        "clock": clock.to_json(),
+        **described,
+        "synchronisation": samples.synchronisation.to_json(),
+        "warm_up": samples.warm_up.to_json(),
+        "latency": samples.to_json(),
+        **{name: part and part.to_json() for name, part in parts.items()},
+        "classes": sections.classes(segmenter.spec, samples, extraction, accuracy, parts["stream"]),
+        "notes": notes,
+        "samples": samples.every_sample(),
+    }
+    # Tuples become lists, as in the file, and what is not JSON, NaN among it, fails here.
+    record = json.loads(json.dumps(record, allow_nan=False))
+    return BenchmarkResult(record=record, samples=samples, stages=samples.summary(), accuracy=accuracy)
 
-    def _sustained(self, segmenter: Segmenter, frames: Sequence[EncodedFrame]) -> Any:
-        minutes = self.settings.sustain_minutes
-        if minutes is None:
-            return None
-        sensors = Sensors.find(gpu=segmenter.backend.device == "cuda")
-        try:
-            found = measure_sustained(
-                segmenter, frames, minutes=minutes, sensors=sensors, progress=self.progress
-            )
-        finally:
-            sensors.close()
-        self.notes += found.notes()
-        return found.to_json()
+
+def _description(job: Job, segmenter: Segmenter) -> Record:
+    """What was measured: the sections ``model``, ``data``, ``settings`` and ``runtime``."""
+    contract = segmenter.contract
+    return {
+        "model": {
+            "name": job.path.name,
+            "sha256": sha256(job.path),
+            "bytes": job.path.stat().st_size,
+            "spec": asdict(segmenter.spec),
+            "contract": {
+                "outputs": list(contract.outputs),
+                "output_stride": contract.output_stride,
+                "colour_order": contract.colour_order,
+                "precision": contract.precision,
+            },
+        },
+        "data": _data(job),
+        "settings": asdict(job.settings),
+        "runtime": segmenter.backend.describe(),
+    }
 
 
-def _section(measure: Callable[[], Any]) -> Any:
-    """A part of the record; what could not be measured costs nothing of what was."""
-    try:
-        return measure()
-    except CpslError as error:
-        return unavailable(error)
+def _load(job: Job) -> Segmenter:
+    chosen = job.settings
+    return load(
+        job.path,
+        backend=chosen.backend,
+        device=chosen.device,
+        threads=chosen.threads,
+        precision=chosen.precision,
+    )
+
+
+def _frames(job: Job, segmenter: Segmenter) -> list[EncodedFrame]:
+    """Those to measure. Fails here, before minutes of measuring, if the classes cannot be joined."""
+    if job.dataset is None:
+        return synthetic_frames(job.settings.size or segmenter.spec.size)
+    if job.dataset.classes is not None:
+        class_differences(segmenter.spec.classes, job.dataset.classes)
+    return dataset_frames(job.dataset)
+
+
+def _data(job: Job) -> dict[str, Any] | None:
+    if job.dataset is None or job.whole is None:
+        return None
+    return {
+        "reference": job.settings.data,
+        "split": job.settings.split,
+        "name": job.dataset.name,
+        "images": len(job.dataset),
+        "sha256": data_sha256(job.dataset),
+        "labelled": job.dataset.has_labels,
+    }
 
 
 def _settings(
@@ -392,71 +247,6 @@ def _default_split(data: str, root: Path | None) -> str:
     if "val" not in splits and len(splits) == 1:
         return splits[0]
     return "val"
-
-
-def _classes(
-    spec: Any,
-    samples: LatencySamples,
-    extraction: Sequence[Any],
-    accuracy: ClassAccuracy | None,
-    stream: StreamAge | Any,
-) -> list[dict[str, Any]]:
-    """The section ``classes``: what is known of each class of the model, in its order."""
-    predicted = samples.predicted_pixels.sum(axis=0)
-    latencies = class_latencies(samples)
-    scores = accuracy.class_scores() if accuracy else None
-    ages = stream.classes if isinstance(stream, StreamAge) else None
-    no_scores = dict.fromkeys(
-        ("iou", "iou_interval", "precision", "recall", "boundary_iou", "boundary_f_score", "label_share")
-    )
-    return [
-        {
-            **(scores[k].to_json() if scores else no_scores),
-            "name": name,
-            "colour": list(spec.palette[k]),
-            "predicted_share": float(predicted[k] / predicted.sum()),
-            "latency": asdict(latencies[k]),
-            "extraction": asdict(extraction[k]) if extraction[k] else None,
-            "stream_age": asdict(ages[k]) if ages else None,
-        }
-        for k, name in enumerate(spec.class_names)
-    ]
-
-
-def _notes(
-    whole: Dataset | None, machine: Machine, samples: LatencySamples, accuracy: ClassAccuracy | None
-) -> Iterator[str]:
-    count = len(samples.frames)
-    if whole is None:
-        yield (
-            "Frames are synthetic: latency is real, predicted classes mean nothing, accuracy is not measured."
-        )
-    elif accuracy is None:
-        yield (
-            f"The split {whole.split!r} of {whole.name} has no labels: latency is measured, accuracy is not."
-        )
-    else:
-        if accuracy.frames < len(whole):
-            yield f"Accuracy is of {accuracy.frames} of the split's {len(whole)} images, evenly spread."
-        if accuracy.unknown_to_data:
-            yield f"n/a, because the data does not have them: {', '.join(accuracy.unknown_to_data)}."
-        if accuracy.unknown_to_model:
-            yield (
-                "Left out, because the model does not have them: "
-                f"pixels labelled {', '.join(accuracy.unknown_to_model)}."
-            )
-        yield from accuracy.notes()
-    if whole is not None and count > len(whole):
-        yield f"The split's {len(whole)} images were gone round to make {count} measured frames."
-    if count < RELIABLE_P99:
-        yield f"p99 of {count} frames says little more than their maximum; measure {RELIABLE_P99} or more."
-    if note := samples.warm_up.note:
-        yield note
-    if machine.was_busy:
-        yield (
-            f"The machine was busy in the minute before the start (load average {machine.load_average}): "
-            "if that work went on, latencies are too high."
-        )
 
 
 def _finite(value: float) -> float | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .record import why_unavailable
 from .report import SHORT_CLASS_COLUMNS, STAGE_COLUMNS, ReportPaths, short_class_row, stage_rows
 from .runner import BenchmarkResult
 
@@ -69,9 +70,9 @@ def show(result: BenchmarkResult, paths: ReportPaths) -> None:
     )
     for note in result.notes:
         console.print(f"note: {note}", style="yellow", markup=False)
-    for name, part in record.items():
-        if isinstance(part, dict) and "unavailable" in part:
-            console.print(f"{name}: not measured: {part['unavailable']}", style="yellow", markup=False)
+    for name in record:
+        if reason := why_unavailable(record, name):
+            console.print(f"{name}: not measured: {reason}", style="yellow", markup=False)
     click.echo(json.dumps(result.headline() | {"paths": paths.as_dict()}, separators=(",", ":")))
 
 
