@@ -1,7 +1,8 @@
 """How fast the CPU multiplies matrices, in each precision: the best of what the installed libraries reach.
 
 Every library is given one square product again and again, with as many threads as the model has; a rate is a
-capability, so the best of its repetitions counts. A library that computes in another precision than it was
+capability, so the best of its repetitions counts. They take turns, so that other work on the machine, which
+comes and goes, does not fall on one of them alone. A library that computes in another precision than it was
 asked for, as OpenVINO may, is left out.
 """
 
@@ -22,9 +23,8 @@ from .matrix_graph import INPUT, matrix_product_graph
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 SIDE = 1024
 """Large enough to keep all of a core's arithmetic units busy, small enough for a board's patience."""
-BUDGET_S = 0.4
-"""For one library and precision, after one product that is not counted."""
-LEAST_PRODUCTS = 3
+TURNS, TURN_S = 4, 0.12
+"""Of each library, and seconds of each: one product at least."""
 
 Product = Callable[[], float]
 """Multiplies once; gives the seconds that the product took."""
@@ -46,15 +46,16 @@ def matrix_rate(precision: str, threads: int) -> MatrixRate:
 
     Raises UnavailableError if no library that is installed computes in that precision here.
     """
-    rates: dict[str, float] = {}
+    products: dict[str, Product] = {}
     reasons = []
-    for library, product in {"NumPy": _numpy, "onnxruntime": _onnxruntime, "OpenVINO": _openvino}.items():
+    for library, make in _LIBRARIES.items():
         try:
-            rates[library] = 2 * SIDE**3 / _best(product(precision, threads))
+            products[library] = make(precision, threads)
         except UnavailableError as error:
             reasons.append(f"{library}: {error}")
-    if not rates:
+    if not products:
         raise UnavailableError(f"no library here multiplies matrices in {precision} ({'; '.join(reasons)})")
+    rates = {library: 2 * SIDE**3 / seconds for library, seconds in _best_seconds(products).items()}
     best = max(rates, key=rates.__getitem__)
     others = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items() if name != best)
     how = f"{best}, {SIDE} x {SIDE} x {SIDE} in {precision}, {threads} thread{'s' * (threads > 1)}"
@@ -62,11 +63,16 @@ def matrix_rate(precision: str, threads: int) -> MatrixRate:
     return MatrixRate(flops_per_s=rates[best], how=how)
 
 
-def _best(product: Product) -> float:
-    product()
-    best, products, began = float("inf"), 0, time.perf_counter()
-    while products < LEAST_PRODUCTS or time.perf_counter() - began < BUDGET_S:
-        best, products = min(best, product()), products + 1
+def _best_seconds(products: dict[str, Product]) -> dict[str, float]:
+    """By library; the first product of each is not counted."""
+    for product in products.values():
+        product()
+    best = dict.fromkeys(products, float("inf"))
+    for _ in range(TURNS):
+        for library, product in products.items():
+            began, once = time.perf_counter(), False
+            while not once or time.perf_counter() - began < TURN_S:
+                best[library], once = min(best[library], product()), True
     return best
 
 
@@ -177,3 +183,10 @@ def _product_node(request: Any) -> Any:
         if node.node_type.startswith(("FullyConnected", "MatMul")):
             return node
     raise UnavailableError("its profile names no matrix product")
+
+
+_LIBRARIES: dict[str, Callable[[str, int], Product]] = {
+    "NumPy": _numpy,
+    "onnxruntime": _onnxruntime,
+    "OpenVINO": _openvino,
+}
