@@ -27,9 +27,12 @@ _CHUNK = 4_000_000
 """Numbers that are looked at together."""
 
 
-def block_length(series: np.ndarray) -> int:
+def exchanged_frames(series: np.ndarray) -> int:
     """Frames of a block: some integrated autocorrelation times of a series (N,), 1 if it has no memory, and
     no more than leaves `LEAST_BLOCKS` blocks.
+
+    Longer than what `block_length` says for drawing images again: a block that changes sides is to be free of
+    its neighbours, and latencies have outliers, which hide the correlations of values from it.
 
     That time is 1 + 2 (r1 + r2 + ...), with r of the ranks, which outliers do not rule, up to the first that
     could be chance (below 2 / sqrt(N)).
@@ -69,14 +72,14 @@ def paired_sides(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, se
     In a block that changes sides each frame's two values change places, so that what the frame costs by its
     content cancels out. The blocks are as long as the memory of log(b / a) asks for.
     """
-    swap = swapped(blocks_of(len(a), block_length(np.log(b) - np.log(a))), resamples=resamples, seed=seed)
+    swap = swapped(blocks_of(len(a), exchanged_frames(np.log(b) - np.log(a))), resamples=resamples, seed=seed)
     return np.concatenate([~swap, swap], axis=1)
 
 
 def unpaired_sides(a: np.ndarray, b: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """As `paired_sides`, (1 + R, N + M), for runs (N,) and (M,) whose frames have nothing in common: the
     blocks of both are shuffled and dealt out anew."""
-    length = max(block_length(a), block_length(b))
+    length = max(exchanged_frames(a), exchanged_frames(b))
     length = max(1, min(length, len(a) // LEAST_BLOCKS, len(b) // LEAST_BLOCKS))
     of_a, of_b = blocks_of(len(a), length), blocks_of(len(b), length)
     of_frame = np.concatenate([of_a, of_b + of_a[-1] + 1])
@@ -153,3 +156,9 @@ def adjusted_p_values(extremeness: np.ndarray) -> np.ndarray:
     adjusted = np.empty(statistics)
     adjusted[order] = np.maximum.accumulate((least <= each[0, order]).mean(axis=0))
     return adjusted
+
+
+def can_be_significant(sides: np.ndarray, level: float) -> bool:
+    """Whether the arrangements (1 + R, V) are different enough for any p to be ``level`` or less: each has a
+    mirror image that is as extreme."""
+    return 2 / len(np.unique(np.packbits(sides, axis=1), axis=0)) <= level
