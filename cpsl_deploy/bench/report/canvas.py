@@ -181,6 +181,20 @@ def at_right(axes: Axes, row: float, text: str, **how: Any) -> None:
     )  # fmt: skip
 
 
+def draw_cell(axes: Axes, column: int, row: int, **look: Any) -> None:
+    """A cell of a heat table."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, linewidth=0, **look))
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks of an axis on which nothing is counted in halves."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+
+
 def along_rows(count: int, columns: int) -> list[int]:
     """The order in which to give entries to a legend, which fills columns, for them to be read along rows."""
     columns = min(columns, count)
@@ -190,7 +204,7 @@ def along_rows(count: int, columns: int) -> list[int]:
 def place_labels(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None:
     """Write texts beside points so that none covers another, the most important first; one for which there
     is no room is left out. Call it when everything else is drawn."""
-    figure = axes.figure
+    figure: Any = axes.figure
     figure.draw_without_rendering()
     inside = axes.get_window_extent()
     points = list(points)
@@ -208,7 +222,7 @@ def place_labels(axes: Axes, points: Iterable[tuple[float, float, str]]) -> None
             )
             label.set_in_layout(False)
             box = np.asarray(label.get_window_extent().extents)
-            room = inside.x0 <= box[0] and box[2] <= inside.x1 + 40 and inside.y0 <= box[1] <= inside.y1
+            room = inside.x0 <= box[0] and box[2] <= inside.x1 and inside.y0 <= box[1] <= inside.y1
             if room and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 break

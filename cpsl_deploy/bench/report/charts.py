@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..record import Record
 from . import class_charts, latency_charts, limit_charts, load_charts
 from .canvas import FONT, chart_style, inline_svg, new_figure, require_matplotlib, save_png
-from .sections import headline, subject
+from .headline import headline, subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,13 +129,14 @@ def write_overview(record: Record, path: Path) -> None:
     require_matplotlib()
     rows = record["classes"]
     with chart_style():
-        panels = [class_charts.draw_latency]
+        panels: list[class_charts.Panel] = [class_charts.draw_latency]
         if any(row["iou"] is not None for row in rows):
             panels.insert(0, class_charts.draw_iou)
         found = record["latency"]["stages_ms"]
         height = max(2.9 + 0.3 * len(found), 1.9 + 0.27 * len(rows))
         figure = new_figure(height, 7.0 + 3.4 * len(panels))
-        left, right = figure.subfigures(1, 2, width_ratios=(7.0, 3.4 * len(panels)))
+        halves: Any = figure.subfigures(1, 2, width_ratios=(7.0, 3.4 * len(panels)))
+        left, right = halves
         top, bottom = left.subplots(2, 1, height_ratios=(1, 1.0 + 0.45 * len(found)))
         latency_charts.draw_mean_stack(top, found, columns=3)
         latency_charts.draw_percentiles(bottom, found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..record import Record
+from ..record import Record, measured
 from .canvas import (
     BLUE,
     FONT,
@@ -21,12 +21,12 @@ from .canvas import (
     VERMILLION,
     WIDTH,
     beside,
+    draw_cell,
     name_rows,
     new_figure,
     shorten,
 )
 from .formats import milliseconds
-from .parts import measured
 from .tables import extraction_ms
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Classes = list[dict[str, Any]]
+Panel = Callable[["Axes", Classes], None]
 _EXTRACTION = {"mask": ("mask_ms", SKY), "area": ("area_ms", BLUE), "contours": ("contours_ms", ORANGE)}
 _SCORES = {
     "precision": ("precision", "^", GREEN), "recall": ("recall", "v", ORANGE),
@@ -45,7 +46,7 @@ _SCORES = {
 def classes(record: Record) -> Figure:
     """IoU with its interval beside latency, extraction and age in a stream, a row for each class."""
     rows = record["classes"]
-    panels: list[Callable[[Axes, Classes], None]] = [draw_latency]
+    panels: list[Panel] = [draw_latency]
     if any(row["iou"] is not None for row in rows):
         panels.insert(0, draw_iou)
     if any(row.get("extraction") for row in rows):
@@ -57,7 +58,7 @@ def classes(record: Record) -> Figure:
     return figure
 
 
-def draw_panels(axes: list[Axes], panels: list[Callable[[Axes, Classes], None]], rows: Classes) -> None:
+def draw_panels(axes: list[Axes], panels: list[Panel], rows: Classes) -> None:
     """Panels of the same rows side by side, the names at the first alone."""
     for i, (place, draw) in enumerate(zip(axes, panels, strict=True)):
         draw(place, rows)
@@ -187,8 +188,6 @@ def confusion(record: Record) -> Figure | None:
     accuracy = measured(record, "accuracy")
     if not accuracy or not accuracy.get("confusion"):
         return None
-    from matplotlib.patches import Rectangle
-
     counts = np.asarray(accuracy["confusion"], np.float64)
     labelled = counts.sum(axis=1, keepdims=True)
     shares = np.divide(100 * counts, labelled, out=np.zeros_like(counts), where=labelled > 0)
@@ -201,11 +200,9 @@ def confusion(record: Record) -> Figure | None:
         if share < 0.5:
             continue
         colour = BLUE if row == column else VERMILLION
-        box = Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, facecolor=colour, linewidth=0,
-                        alpha=0.08 + 0.005 * share)  # fmt: skip
-        axes.add_patch(box)
+        draw_cell(axes, column, row, facecolor=colour, alpha=0.08 + 0.005 * share)
         axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=FONT - 0.5)
-    for row in np.flatnonzero(labelled[:, 0] == 0):
+    for row in np.flatnonzero(labelled[:, 0] == 0).tolist():
         axes.text((number - 1) / 2, row, "no labelled pixel", ha="center", va="center", color=GREY)
     name_rows(axes, names)
     axes.set(xlim=(-0.5, number - 0.5), title="% of a class's labels (row) predicted as (column)")

@@ -6,7 +6,8 @@ from html import escape
 
 from ..record import Record
 from .charts import CHARTS, chart_svg
-from .sections import Section, headline, sections, subject
+from .headline import headline, subject
+from .sections import Section, sections
 from .style import CONTENT_SECURITY_POLICY, style_sheet
 from .tables import Table
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..record import Record
+from ..record import Record, measured
 from .canvas import (
     BLUE,
     FONT,
@@ -22,11 +22,12 @@ from .canvas import (
     along_rows,
     at_right,
     beside,
+    draw_cell,
     name_rows,
     new_figure,
+    whole_numbers,
 )
 from .formats import frame_size, milliseconds, number, plural
-from .parts import measured
 from .tables import measured_stages
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def draw_mean_stack(axes: Axes, found: dict[str, Any], columns: int = 5) -> None
     order = along_rows(len(labels), columns)
     axes.legend(
         [handles[i] for i in order], [labels[i] for i in order], ncols=min(len(means), columns),
-        loc="upper left", bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6, handlelength=1.0, borderaxespad=0.2,
+        loc="upper left", bbox_to_anchor=(-0.01, -0.02), columnspacing=1.6, handlelength=1.0,
+        borderaxespad=0.2,
     )  # fmt: skip
     axes.spines[:].set_visible(False)
 
@@ -119,7 +121,7 @@ def distribution(record: Record) -> Figure:
         )  # fmt: skip
     axes.set(xlabel="total, ms", ylabel="frames", ylim=(0, 1.42 * tall))
     axes.set_title(f"Distribution over {plural(totals.size, 'frame')}")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes.yaxis)
     axes.grid(axis="y")
     if outlying.any():
         axes.legend(loc="upper right")
@@ -164,7 +166,7 @@ def _outlying(record: Record, totals: np.ndarray) -> tuple[np.ndarray, float]:
     return outlying, float(edge if totals.max() > 1.25 * edge else totals.max())
 
 
-def _two_and_five(value: float, _: int) -> str:
+def _two_and_five(value: float, _: float) -> str:
     """Labels of a logarithmic axis between its powers of ten."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
@@ -249,19 +251,16 @@ def sweep(record: Record) -> Figure | None:
 def _draw_heat(
     axes: Axes, cells: list[dict[str, Any]], sizes: list[tuple[int, ...]], batches: list[int]
 ) -> None:
-    from matplotlib.patches import Rectangle
-
     times = [cell["stages_ms"]["total"]["p50"] for cell in cells if "unavailable" not in cell]
     low, high = np.log(max(min(times), 1e-6)), np.log(max(*times, 1e-6))
     for cell in cells:
         x, y = batches.index(cell["batch"]), sizes.index(tuple(cell["frame_size"]))
-        box = {"xy": (x - 0.48, y - 0.46), "width": 0.96, "height": 0.92, "linewidth": 0}
         if "unavailable" in cell:
-            axes.add_patch(Rectangle(**box, facecolor="none", hatch="////", edgecolor=GREY))
+            draw_cell(axes, x, y, facecolor="none", hatch="////", edgecolor=GREY)
             continue
         ms = cell["stages_ms"]["total"]["p50"]
         depth = 0.5 if high == low else (np.log(max(ms, 1e-6)) - low) / (high - low)
-        axes.add_patch(Rectangle(**box, facecolor=BLUE, alpha=0.08 + 0.42 * depth))
+        draw_cell(axes, x, y, facecolor=BLUE, alpha=0.08 + 0.42 * depth)
         axes.text(x, y, milliseconds(ms), ha="center", va="center")
     axes.set(xticks=range(len(batches)), xticklabels=batches, xlim=(-0.5, len(batches) - 0.5), xlabel="batch")
     name_rows(axes, [frame_size(size) for size in sizes])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..record import Record
+from ..record import Record, measured
 from .canvas import (
     BLUE,
     GREEN,
@@ -26,7 +26,6 @@ from .canvas import (
     shorten,
 )
 from .formats import frame_size, middle_cut, milliseconds, percent, plural, scaled
-from .parts import measured
 from .section_tables import SHOWN_LAYERS
 
 if TYPE_CHECKING:

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..record import Record
-from .canvas import BLUE, GREEN, GREY, INK, MUTED, ORANGE, PURPLE, VERMILLION, YELLOW, new_figure
-from .parts import measured
+from ..record import Record, measured
+from .canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    YELLOW,
+    new_figure,
+    whole_numbers,
+)
 from .section_tables import sustained_series
 
 if TYPE_CHECKING:
@@ -83,7 +94,7 @@ def load(record: Record) -> Figure | None:
     rates.set_ylim(bottom=0)
     for axes in (ages, rates):
         axes.grid(axis="both")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes.xaxis)
         axes.margins(x=0.06)
         axes.legend(loc="upper left")
         axes.axvline(found["streams"], color=INK, linewidth=0.8, linestyle="-", alpha=0.35)

@@ -6,7 +6,8 @@ import html
 import re
 
 from ..record import Record
-from .sections import Section, headline, sections, subject
+from .headline import headline, subject
+from .sections import Section, sections
 from .tables import Table
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..record import Record
+from ..record import Record, measured
 from .formats import frame_size, milliseconds, number, percent, plain, scaled, size_in_bytes
-from .parts import measured
 from .tables import Table, table
 
 SHOWN_OUTLIERS = 12
@@ -58,7 +57,7 @@ def cold_start_table(found: dict[str, Any]) -> Table:
 
 def sweep_table(cells: list[dict[str, Any]]) -> Table:
     """One row per frame size and batch."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for cell in cells:
         place = (frame_size(cell["frame_size"]), str(cell["batch"]))
         if "unavailable" in cell:

@@ -6,21 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..record import Record
+from ..record import Record, measured, why_unavailable
 from . import section_tables as of
-from .formats import frame_size, interval, milliseconds, number, percent, plain, plural, scaled
-from .parts import measured, why_unavailable
+from .formats import milliseconds, percent, plural, scaled
+from .headline import miou_interval
 from .tables import Table, class_cost_table, class_scores_table, stage_table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure of the headline."""
-
-    value: str
-    unit: str
-    title: str
-    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,66 +27,6 @@ class Section:
     """Why there is nothing, if it was asked for and could not be measured."""
     alarm: str | None = None
     """What a reader must not overlook."""
-
-
-def subject(record: Record) -> list[tuple[str, str]]:
-    """What was measured on what, as (term, words)."""
-    model, runtime, machine = record["model"], record["runtime"], record["machine"]
-    spec, data = model["spec"], measured(record, "data")
-    architecture = spec.get("architecture") or "model"
-    device = "; ".join(machine["gpus"]) if runtime["device"] not in ("cpu", None) else machine["cpu"]
-    jetson = machine.get("jetson") or {}
-    place = jetson.get("board") or device or machine["cpu"]
-    images = f"{data['name']}, {data['split']}, " if data else "synthetic frames, "
-    threads = runtime.get("threads")
-    return [
-        ("model", f"{architecture}, {len(record['classes'])} classes, SHA-256 {model['sha256'][:12]}"),
-        ("frames", f"{images}{plural(len(record['samples']['frames']), 'frame')} of {sizes_text(record)}"),
-        ("machine", f"{place}, {machine['usable_cores']:g} of {machine['cores']} cores usable"),
-        ("runtime", f"{runtime['backend']} {plain(runtime['version'])} on {runtime['device']}, "
-         f"precision {plain(runtime['precision'])}" + (f", {plural(threads, 'thread')}" if threads else "")),
-        ("measured", record["created"]),
-    ]  # fmt: skip
-
-
-def sizes_text(record: Record) -> str:
-    """The frame size, or the range of sizes, as HxW."""
-    sizes = sorted({tuple(size) for size in record["samples"]["sizes"]})
-    if len(sizes) == 1:
-        return frame_size(sizes[0])
-    return f"{len(sizes)} sizes from {frame_size(sizes[0])} to {frame_size(sizes[-1])}"
-
-
-def headline(record: Record) -> list[Figure]:
-    """The figures to see first."""
-    latency = record["latency"]
-    total = latency["stages_ms"]["total"]
-    figures = [
-        Figure(value=milliseconds(total["p50"]), unit="ms", title="latency p50", detail="end to end"),
-        Figure(value=milliseconds(total["p99"]), unit="ms", title="latency p99",
-               detail=f"max {milliseconds(total['max'])} ms of {plural(total['count'], 'frame')}"),
-        Figure(value=number(latency["fps"]), unit="frames/s", title="in sequence"),
-    ]  # fmt: skip
-    if throughput := measured(record, "throughput"):
-        figures.append(
-            Figure(value=number(throughput["fps"]), unit="frames/s", title="overlapped",
-                   detail=f"{percent(throughput['share_of_slowest'], 0)} % of {throughput['slowest_stage']}")
-        )  # fmt: skip
-    if accuracy := measured(record, "accuracy"):
-        figures.append(
-            Figure(value=percent(accuracy["miou"]), unit="%", title="mIoU", detail=_miou_interval(accuracy))
-        )
-    if roofline := measured(record, "roofline"):
-        figures.append(
-            Figure(value=percent(roofline["fraction"], 0), unit="%", title="of the roofline",
-                   detail=f"limit {milliseconds(roofline['layer_limit_ms'])} ms per frame")
-        )  # fmt: skip
-    if load := measured(record, "load"):
-        figures.append(
-            Figure(value=str(load["streams"]), unit="streams", title="at once",
-                   detail=f"of {load['source_fps']:g} frames/s, peak age within {load['max_age_ms']:g} ms")
-        )  # fmt: skip
-    return figures
 
 
 def sections(record: Record) -> list[Section]:
@@ -205,12 +135,16 @@ def _classes(record: Record) -> Section:
     accuracy, reason = measured(record, "accuracy"), why_unavailable(record, "accuracy")
     words, charts, tables = [], ["classes"], [class_cost_table(record)]
     if accuracy:
-        level = _miou_interval(accuracy)
+        level = miou_interval(accuracy)
         words.append(
             f"mIoU {percent(accuracy['miou'])} %{f' ({level})' if level else ''}, pixel accuracy "
             f"{percent(accuracy['pixel_accuracy'])} % on {plural(accuracy['frames'], 'labelled image')}, of "
             "the very file that was timed."
         )
+        if found := accuracy.get("miou_interval"):
+            run = found.get("block", 1)
+            alone = "one by one" if run == 1 else f"in runs of {run} that follow each other"
+            words.append(f"Intervals: resampled {found['resamples']} times, images drawn {alone}.")
         for key, who in (("unknown_to_data", "The data has no"), ("unknown_to_model", "The model has no")):
             if accuracy[key]:
                 words.append(f"{who} {', '.join(accuracy[key])}.")
@@ -298,7 +232,7 @@ def _load(record: Record, found: dict[str, Any]) -> Section:
 
 
 def _origin(record: Record) -> Section:
-    words = ()
+    words: tuple[str, ...] = ()
     if missing := not_asked_for(record):
         words = (f"Not in this record: {', '.join(missing)}.",)
     return Section(
@@ -312,13 +246,6 @@ def _origin(record: Record) -> Section:
             of.settings_table(record),
         ),
     )
-
-
-def _miou_interval(accuracy: dict[str, Any]) -> str:
-    found = accuracy.get("miou_interval")
-    if not found:
-        return ""
-    return f"{100 * found['level']:g} % interval {interval(found)} %"
 
 
 _BUILDERS: tuple[Callable[[Record], Section | None], ...] = (

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..record import Record
+from ..record import Record, measured
 from .formats import milliseconds, number, percent
-from .parts import measured
 
 STAGES = (
     "read", "decode", "pre", "host_to_device", "inference", "device_to_host", "post", "encode", "total",
