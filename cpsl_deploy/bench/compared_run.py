@@ -75,6 +75,8 @@ def _read(record: Record, origin: str) -> Run:
     frames = tuple(samples["frames"])
     classes = tuple(row["name"] for row in record["classes"])
     variants = measured(record, "variants")
+    if "total" not in samples["stages_ms"]:
+        raise ValueError("samples without the total latency")
     return Run(
         record=record,
         origin=origin,
