@@ -169,8 +169,9 @@ class _Stored:
                 self.quantised.setdefault(node.outputs[0].shape, self.made_of[weights])
 
     def in_file(self, node: NodeRun, tensor: Tensor) -> bool:
-        """Whether an input lies in the file, as it is or in another data type."""
-        return 0 < tensor.bytes <= node.initialiser_bytes or tensor.shape in self.made_of
+        """Whether an input of a matrix product lies in the file, as it is or in another data type."""
+        whole = sum(one.bytes for one in node.inputs)
+        return node.initialiser_bytes in (tensor.bytes, whole) or tensor.shape in self.made_of
 
     def parameter_bytes(self, node: NodeRun, tensor: Tensor) -> int:
         if node.initialiser_bytes >= tensor.bytes:

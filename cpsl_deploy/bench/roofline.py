@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ..backends.engine_key import ONNX_SHA256
 from ..backends.tensorrt_backend import read_sidecar
 from ..errors import CpslError, InputError, UnavailableError
 from ..files import sha256
+from ..machine.device_rates import device_rates
 from ..machine.rates import Rates, measure_rates
 from .graph_cost import GraphCost, LayerCost, graph_cost
 from .latency import Progress, no_progress
@@ -37,6 +38,8 @@ from .layer_profile import LayerProfile, profile_layers
 
 _log = logging.getLogger(__name__)
 
+PLAUSIBLE = 1.2
+"""A fraction above it needs a word."""
 _WIDTH = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}
 _COMPUTES_IN = {"fp32": "f32", "f32": "f32", "fp16": "f16", "f16": "f16", "bf16": "bf16"}
 """A backend's word for its precision -> ours. "int8" is a file's, whose layers have each their own."""
@@ -89,6 +92,16 @@ class Roofline:
     def compulsory_fraction(self) -> float:
         return self.limits.compulsory_limit_ms / self.measured_ms
 
+    def notes(self) -> list[str]:
+        """What a reader must know before believing a fraction."""
+        if self.fraction <= PLAUSIBLE:
+            return []
+        return [
+            f"The inference takes {1 / self.fraction:.2f} of the time that the roofline allows it: the "
+            "rates, which other work on the machine may have slowed down, are too low, or caches spare most of "
+            "the memory traffic that is counted."
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """A record's section "roofline"."""
         matrix = self.rates.matrix_rate(self.limits.precision)
@@ -134,7 +147,8 @@ def measure_roofline(
     ``frame_size``: (height, width) of what the file is given, `Segmenter.input_size`.
     ``measured_ms``: of the inference of one frame, the median.
     ``threads``: of the rates; None: those of ``runtime``, or all.
-    ``rates``: None measures the CPU's, which takes some seconds once in a process; a GPU's are to be given.
+    ``rates``: None measures them, which takes some seconds once in a process, a GPU's where torch is at hand
+    (`cpsl_deploy.machine.device_rates`).
 
     Raises UnavailableError where there is nothing to hold the time against, with the reason: for the
     section, ``{"unavailable": str(error)}``. InputError for a time that is not above 0.
@@ -263,9 +277,7 @@ def _onnx_of_engine(engine: Path) -> Path:
 
 
 def _rates(cost: GraphCost, runtime: Mapping[str, Any], threads: int | None) -> Rates:
+    needed = sorted({_computed_in(stored, runtime["precision"]) for stored in cost.precisions()})
     if runtime["device"] != "cpu":
-        raise UnavailableError(
-            "the rates of this device cannot be measured here: state them with --matrix-tflops and --copy-gbs"
-        )
-    needed: Iterable[str] = {_computed_in(stored, runtime["precision"]) for stored in cost.precisions()}
-    return measure_rates(sorted(needed), threads=threads or runtime.get("threads"))
+        return device_rates(needed, device=runtime["device"])
+    return measure_rates(needed, threads=threads or runtime.get("threads"))

@@ -136,7 +136,8 @@ def test_the_machine_is_measured_with_the_models_threads(
     assert asked == [(["f32"], 3), (["bf16"], 5)]
 
 
-def test_a_gpu_needs_rates(tmp_path: Path) -> None:
+def test_a_gpu_needs_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
     path = write_tiny_onnx(tmp_path / "m.onnx")
     gpu = {**CPU, "device": "cuda"}
     with pytest.raises(UnavailableError, match="--matrix-tflops and --copy-gbs"):
@@ -145,6 +146,34 @@ def test_a_gpu_needs_rates(tmp_path: Path) -> None:
         path, gpu, (96, 160), 1.0, rates=stated_rates(matrix_flops=1e12, copy_bytes=1e11)
     )
     assert found.to_json()["slowest"] == [] and found.to_json()["profile_ms"] is None
+
+
+def test_a_fraction_that_cannot_be_is_noted(tmp_path: Path) -> None:
+    path = write_tiny_onnx(tmp_path / "m.onnx")
+    machine = stated_rates(matrix_flops=1e9, copy_bytes=1e9)
+    limit = measure_roofline(path, CPU, (96, 160), 1.0, rates=machine).fraction
+    assert measure_roofline(path, CPU, (96, 160), limit, rates=machine).notes() == []
+    (note,) = measure_roofline(path, CPU, (96, 160), limit / 4, rates=machine).notes()
+    assert "0.25 of the time" in note
+
+
+def test_a_device_is_measured_by_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Entry:
+        def load(self) -> Any:
+            return lambda precisions, device: rates(1e9, **dict.fromkeys(precisions, 1e9))
+
+    class Broken:
+        def load(self) -> Any:
+            raise ModuleNotFoundError("No module named 'torch'")
+
+    path = write_tiny_onnx(tmp_path / "m.onnx")
+    gpu = {**CPU, "device": "cuda"}
+    found = [Broken(), Entry()]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+    assert measure_roofline(path, gpu, (96, 160), 1.0).limits.precision == "f32"
+    found.pop()
+    with pytest.raises(UnavailableError, match="No module named 'torch'"):
+        measure_roofline(path, gpu, (96, 160), 1.0)
 
 
 def test_an_engine_is_counted_from_its_onnx_file(tmp_path: Path) -> None:
