@@ -29,6 +29,16 @@ def install_remedy(*, update: bool = False, again: bool = False) -> str:
     return _WITH_PIP.format(options="-U " if update else "--force-reinstall " if again else "")
 
 
+def driver_remedy() -> str:
+    """What to do where TensorRT is there and cannot use the GPU, after a semicolon, without a full stop."""
+    if on_jetson():
+        return "use JetPack's own TensorRT, and check that this user is in the groups video and render"
+    return (
+        "the package tensorrt-cu13 needs 13.0 or later (driver 580). Update the driver, or install the "
+        "TensorRT package for its CUDA version"
+    )
+
+
 def missing_package(package: str, purpose: str) -> UnavailableError:
     """The error for ``tensorrt``, or a part of cuda-bindings, that is not installed: MissingExtraError, and
     on a Jetson one that names what brings it there. ``purpose``: what needs it, as the sentence's subject."""

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cpsl_deploy.backends.gpu import Gpu
+from cpsl_deploy.backends.tensorrt_remedy import driver_remedy
 from cpsl_deploy.errors import InputError, ModelFileError, UnavailableError
 
 from .messages import Messages, logger_into
@@ -76,8 +77,7 @@ def _builder(trt: ModuleType, logger: tensorrt.ILogger, job: Job, messages: Mess
     except TypeError as error:  # what the bindings make of a builder that is a null pointer
         raise UnavailableError(
             f"TensorRT {trt.__version__} cannot use {job.gpu.name}: {messages.errors()}. Its driver serves "
-            f"CUDA {job.gpu.cuda_version}; the package tensorrt-cu13 needs 13.0 or later (driver 580). "
-            "Update the driver, or install the TensorRT package for its CUDA version"
+            f"CUDA {job.gpu.cuda_version}; {driver_remedy()}"
         ) from error
 
 
