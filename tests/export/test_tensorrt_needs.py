@@ -123,6 +123,14 @@ def test_on_a_jetson_no_wheel_is_recommended(
         UnavailableError, match=r"10\.3 or later .* 8\.6\.2 is.*update to JetPack 6\.1 or later"
     ):
         ensure_engine(onnx_path)
+    stranger = FakeTensorRT(version="10.3.0")
+    stranger.starts = False
+    monkeypatch.setitem(sys.modules, "tensorrt", stranger)
+    with pytest.raises(
+        UnavailableError, match=r"cannot use Some GPU.*JetPack's own.*groups video and render"
+    ):
+        ensure_engine(onnx_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     driver.count = 0
     with pytest.raises(UnavailableError) as error:
         ensure_engine(onnx_path)
