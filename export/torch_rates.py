@@ -77,7 +77,7 @@ def _copy_rate(device: str) -> CopyRate:
 
 
 def _seconds(work: Callable[[], object], device: str, *, once: bool = False) -> float:
-    """Of one piece of work, the best of several repetitions, each of many so that launching them is hidden."""
+    """Of one piece of work, the best of several repetitions; each is of many, so that launches are hidden."""
 
     def run(times: int) -> float:
         _wait(device)

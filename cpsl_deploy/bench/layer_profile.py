@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.onnxruntime_backend import CPU, CUDA
 from ..errors import MissingExtraError, UnavailableError
 from .node_profile import NodeRun, profile_file
 
 SLOWEST = 10
+EXACT_CUDA = (CUDA, {"use_tf32": 0})
+"""As the backend runs it."""
+CHILD_TIMEOUT_S = 300
 DISCARDED, FRAMES = 3, 12
 """Frames that warm the session up, and frames whose mean counts."""
 
@@ -66,11 +74,54 @@ def profile_layers(
     if backend != "onnxruntime":
         raise UnavailableError(f"{backend} gives no times of layers here")
     if device != "cpu":
-        # onnxruntime's clock stops when a kernel was launched, not when it was done, unless it was built with
-        # CUDA's profiler, which its published packages are not.
-        raise UnavailableError("onnxruntime's profile of a GPU has the times of launches, not of kernels")
-    run = profile_file(path, frame_size, runs=DISCARDED + frames, threads=runtime.get("threads"))
+        return _in_child(path, frame_size, frames, CUDA)
+    return _onnxruntime(path, frame_size, frames, CPU, runtime.get("threads"))
+
+
+def _onnxruntime(
+    path: Path, frame_size: tuple[int, int], frames: int, provider: str, threads: int | None = None
+) -> LayerProfile:
+    providers = [CPU] if provider == CPU else [EXACT_CUDA, CPU]
+    run = profile_file(path, frame_size, runs=DISCARDED + frames, threads=threads, providers=providers)
+    if all(node.provider != provider for node in run.nodes):
+        raise UnavailableError(f"no layer of {path.name} was run by {provider}")
     return mean_profile(run.nodes, DISCARDED + frames, DISCARDED)
+
+
+def _in_child(path: Path, frame_size: tuple[int, int], frames: int, provider: str) -> LayerProfile:
+    """In a process of its own, in which CUDA finishes each kernel before it goes on.
+
+    Otherwise onnxruntime's clock stops when a kernel was launched. The variable is read when CUDA starts, and
+    here it has started long ago (CUDA C++ Programming Guide, environment variables). Not yet run on a GPU.
+    """
+    arguments = json.dumps([os.fspath(path.resolve()), list(frame_size), frames, provider])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"from {__name__} import _child; _child()", arguments],
+            capture_output=True,
+            text=True,
+            timeout=CHILD_TIMEOUT_S,
+            check=True,
+            env={**os.environ, "CUDA_LAUNCH_BLOCKING": "1"},
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["it said nothing"])[-1][:300]
+        raise UnavailableError(f"the layers of {path.name} could not be profiled: {reason}") from error
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        raise UnavailableError(f"the layers of {path.name} could not be profiled: {error}") from error
+    layers = (LayerTime(**{**one, "output_shape": tuple(one["output_shape"])}) for one in found["slowest"])
+    return LayerProfile(slowest=tuple(layers), profile_ms=found["profile_ms"], library="onnxruntime")
+
+
+def _child() -> None:
+    """What the other process does: the profile as JSON on its last line."""
+    path, (height, width), frames, provider = json.loads(sys.argv[1])
+    if provider == CUDA:
+        import onnxruntime
+
+        onnxruntime.preload_dlls()
+    print(json.dumps(_onnxruntime(Path(path), (height, width), frames, provider).to_json()))
 
 
 def mean_profile(nodes: Sequence[NodeRun], runs: int, discarded: int) -> LayerProfile:

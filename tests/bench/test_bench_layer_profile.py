@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_onnx import write_tiny_onnx
 
+from cpsl_deploy.bench import layer_profile as module
 from cpsl_deploy.bench.layer_profile import SLOWEST, mean_profile, profile_layers
-from cpsl_deploy.bench.node_profile import NodeRun, Tensor
+from cpsl_deploy.bench.node_profile import NodeRun, ProfiledRun, Tensor, profile_file
 from cpsl_deploy.errors import ModelFileError, UnavailableError
 from cpsl_deploy.segmenter import load
 
@@ -62,11 +64,33 @@ def test_a_real_file(tmp_path: Path, backend: str) -> None:
     assert any(one.operator.startswith("Conv") or "conv" in one.operator for one in profile.slowest)
 
 
+def test_a_process_of_its_own(tmp_path: Path) -> None:
+    """As for a GPU, where kernels are waited for; here with the CPU's provider."""
+    path = write_tiny_onnx(tmp_path / "m.onnx")
+    profile = module._in_child(path, (96, 160), 2, module.CPU)
+    assert profile.library == "onnxruntime" and sum(one.share for one in profile.slowest) == pytest.approx(1)
+    assert {"Conv", "ArgMax"} <= {one.operator for one in profile.slowest}
+    with pytest.raises(UnavailableError, match=r"absent\.onnx"):
+        module._in_child(tmp_path / "absent.onnx", (96, 160), 2, module.CPU)
+
+
+def test_a_provider_that_ran_nothing_has_no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime goes on with the CPU where a GPU's provider does not start."""
+
+    def fallen_back(*arguments: Any, providers: Any, **options: Any) -> ProfiledRun:
+        assert providers[0][0] == module.CUDA
+        return profile_file(*arguments, **options)
+
+    monkeypatch.setattr(module, "profile_file", fallen_back)
+    with pytest.raises(UnavailableError, match="was run by CUDAExecutionProvider"):
+        module._onnxruntime(write_tiny_onnx(tmp_path / "m.onnx"), (96, 160), 1, module.CUDA)
+
+
 def test_what_has_no_times_of_layers_says_so(tmp_path: Path) -> None:
     path = write_tiny_onnx(tmp_path / "m.onnx")
     for runtime, reason in (
         ({"backend": "tensorrt", "device": "cuda"}, "tensorrt gives no times"),
-        ({"backend": "onnxruntime", "device": "cuda", "threads": None}, "launches"),
+        ({"backend": "onnxruntime-tensorrt", "device": "cuda"}, "onnxruntime-tensorrt gives no times"),
     ):
         with pytest.raises(UnavailableError, match=reason):
             profile_layers(path, runtime, (96, 160))

@@ -139,7 +139,7 @@ def test_the_machine_is_measured_with_the_models_threads(
 def test_a_gpu_needs_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
     path = write_tiny_onnx(tmp_path / "m.onnx")
-    gpu = {**CPU, "device": "cuda"}
+    gpu = {**CPU, "backend": "tensorrt", "device": "cuda"}
     with pytest.raises(UnavailableError, match="--matrix-tflops and --copy-gbs"):
         measure_roofline(path, gpu, (96, 160), 1.0)
     found = measure_roofline(
@@ -167,7 +167,7 @@ def test_a_device_is_measured_by_what_is_installed(monkeypatch: pytest.MonkeyPat
             raise ModuleNotFoundError("No module named 'torch'")
 
     path = write_tiny_onnx(tmp_path / "m.onnx")
-    gpu = {**CPU, "device": "cuda"}
+    gpu = {**CPU, "backend": "tensorrt", "device": "cuda"}
     found = [Broken(), Entry()]
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
     assert measure_roofline(path, gpu, (96, 160), 1.0).limits.precision == "f32"
