@@ -98,9 +98,9 @@ class Roofline:
             return []
         share = 1 / self.fraction
         return [
-            f"The inference takes {share:.2f} of the time that the roofline allows it: the rates, which other "
-            "work on the machine may have slowed down, are too low, or caches spare most of the memory traffic "
-            "that is counted."
+            f"The inference takes {share:.2f} of the time that the roofline allows it: the rates, which "
+            "other work on the machine may have slowed down, are too low, or caches spare most of the memory "
+            "traffic that is counted."
         ]
 
     def to_json(self) -> dict[str, Any]:
