@@ -43,7 +43,7 @@ def legend(found: Comparison) -> str:
     """What the verdicts mean."""
     limit = f"{100 * found.max_regression:g} %"
     drop = found.max_iou_drop
-    points = "" if drop is None else f", or by more than {100 * drop:g} points"
+    points = "" if drop is None else f", or by more than {100 * drop:g} percentage points"
     return (
         f"Rows with a star can fail a comparison: with a time more than {limit} longer, or a share smaller "
         f"by more than {limit} of itself{points}, and only if p, adjusted for all such rows of its kind, is "
