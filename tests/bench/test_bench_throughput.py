@@ -41,15 +41,17 @@ def stages(decode: float, inference: float) -> dict[str, np.ndarray]:
     return {name: np.full(5, ms) for name, ms in (parts | {"total": sum(parts.values())}).items()}
 
 
-@pytest.mark.parametrize(("decode_ms", "inference_ms", "slowest"), [(5, 15, "inference"), (15, 5, "decode")])
+@pytest.mark.parametrize(
+    ("decode_ms", "inference_ms", "slowest"), [(20, 40, "inference"), (40, 20, "decode")]
+)
 def test_overlapped_stages_reach_the_slowest_ones_rate(
     decode_ms: float, inference_ms: float, slowest: str
 ) -> None:
     times = stages(decode_ms, inference_ms)
-    found = measure_throughput(stand_in(inference_ms / 1e3), slow_frames(decode_ms / 1e3), times, count=40)
-    assert (found.frames, found.slowest_stage) == (40, slowest)
-    assert found.slowest_stage_fps == pytest.approx(1000 / 15)
-    assert found.single_fps == pytest.approx(1000 / 20.3)
+    found = measure_throughput(stand_in(inference_ms / 1e3), slow_frames(decode_ms / 1e3), times, count=16)
+    assert (found.frames, found.slowest_stage) == (16, slowest)
+    assert found.slowest_stage_fps == pytest.approx(1000 / 40)
+    assert found.single_fps == pytest.approx(1000 / 60.3)
     # Above one after the other, and never above the slowest stage: the sleeps take their time.
     assert found.single_fps < found.fps < 1.02 * found.slowest_stage_fps
     assert found.share_of_slowest == pytest.approx(found.fps / found.slowest_stage_fps)
@@ -111,6 +113,6 @@ def test_a_paced_source_drops_what_it_is_too_late_for() -> None:
         results = list(stream)
     counters = feed.status.counters
     assert counters.delivered + counters.dropped == 30
-    assert 14 <= counters.dropped <= 26
+    assert 14 <= counters.dropped <= 28
     assert results[-1].index == 29
     assert min(result.age_ms for result in results) >= 30
