@@ -13,12 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from gpu_rates import gpu_rates
 
 from cpsl_deploy.bench.frames import evenly_spaced
 from cpsl_deploy.bench.interleaved import ROUNDS
 from cpsl_deploy.bench.roofline import roofline_fraction
-from cpsl_deploy.bench.variants import BUDGET_S, Fraction, Variant, measure_variants, unavailable_variant
+from cpsl_deploy.bench.variants import BUDGET_S, Variant, measure_variants, unavailable_variant
 from cpsl_deploy.classes import CITYSCAPES_19
 from cpsl_deploy.data import Dataset, open_dataset
 from cpsl_deploy.data.scenes import render_scene
@@ -158,7 +157,7 @@ def measure(cell: Cell, how: Measuring) -> dict[str, Any]:
             dataset=scored,
             rounds=how.rounds,
             budget_s=how.seconds,
-            fraction=fraction_of(cell, how),
+            fraction=partial(roofline_fraction, threads=how.threads),
             graph=export_onnx(network, spec, folder / "counted.onnx", size=cell.size),
         )
     return {
@@ -171,9 +170,3 @@ def measure(cell: Cell, how: Measuring) -> dict[str, Any]:
         "versions": {**package_versions(), "torch": torch.__version__},
         "variants": found.to_json(),
     }
-
-
-def fraction_of(cell: Cell, how: Measuring) -> Fraction:
-    """By rates that are measured here, on whatever the cell runs on."""
-    rates = gpu_rates() if cell.device == "cuda" else None
-    return partial(roofline_fraction, threads=how.threads, rates=rates)

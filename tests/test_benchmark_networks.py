@@ -20,11 +20,10 @@ import networks
 import networks_report
 import torch
 from export_networks import Small, small_model, spec_for
-from gpu_rates import gpu_rates
 from networks_cell import Cell, network_of
 
 from cpsl_deploy.backends import gpu
-from cpsl_deploy.errors import InputError, UnavailableError
+from cpsl_deploy.errors import InputError
 from cpsl_deploy.export import torch_backend
 from cpsl_deploy.train.models import ARCHITECTURES, save_model
 
@@ -134,16 +133,6 @@ def test_a_run_brings_its_weights_and_the_cell_its_size(tmp_path: Path) -> None:
     other = Cell(network="squeezenet_fpn", size=(64, 96), batch=1, device="cpu")
     with pytest.raises(InputError, match="holds a small, and --run names it for squeezenet_fpn"):
         network_of(other, {"squeezenet_fpn": tmp_path})
-
-
-def test_rates_of_a_device_are_measured_in_torch() -> None:
-    """On the CPU, where torch can do the same: a product takes longer than none, a copy moves its bytes."""
-    rates = gpu_rates(device="cpu", side=64, copied=2**20)
-    assert set(rates.matrix) == {"f32", "bf16", "f16"}
-    assert 1e6 < rates.matrix_rate("f32").flops_per_s < 1e15
-    assert 1e7 < rates.copy.bytes_per_s < 1e14 and "64x64" in rates.matrix["f32"].how
-    with pytest.raises(UnavailableError, match="no product of int8"):
-        rates.matrix_rate("int8")
 
 
 @pytest.mark.parametrize(

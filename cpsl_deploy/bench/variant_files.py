@@ -108,7 +108,7 @@ def variant_name(kind: str, backend: str, device: str = "cpu", computed_in: str 
 
 
 def computed_precision(precision: str, backend: str, device: str, computed_in: str | None = None) -> str:
-    """`Variant.precision` of a file of one of `contract.PRECISIONS`. ``computed_in``: as of `variant_name`."""
+    """`Variant.precision` of a file of one of `contract.PRECISIONS`; arguments as of `variant_name`."""
     if backend == "onnxruntime" and device == "cpu" and precision == "fp16" and _on_x86():
         # It has no kernels of it there, and puts casts to float32 around what it runs.
         return "fp32"

@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 Fraction = Callable[[Path, Mapping[str, Any], tuple[int, int], float], "float | None"]
 """`roofline.roofline_fraction`: of an ONNX file or engine, what a backend says of itself, the (height, width)
 that the file is given, and milliseconds a frame, the share of the least time that the machine allows."""
+_PLAIN = ("fp32", "bf16", "fp16")
 BUDGET_S = 120.0
 """Seconds for the rounds; what takes seconds a frame is measured in fewer of them."""
 
@@ -277,17 +278,16 @@ def _held_against(
 ) -> list[VariantRow]:
     floats = (one.file for one in opened if one.file and one.segmenter.contract.precision == "fp32")
     usual = graph or next(floats, None)
-    return [
-        row
-        if (counted := one.file or usual) is None
-        else dataclasses.replace(
-            row,
-            roofline_fraction=fraction(
-                counted, row.runtime, one.segmenter.input_size(*frame_size), row.p50_ms
-            ),
-        )
-        for row, one in zip(rows, opened, strict=True)
-    ]
+    held = []
+    for row, one in zip(rows, opened, strict=True):
+        counted = one.file or usual
+        if counted is not None:
+            # What the network really computes in, where one word says it.
+            runtime = {**row.runtime, "precision": row.precision} if row.precision in _PLAIN else row.runtime
+            share = fraction(counted, runtime, one.segmenter.input_size(*frame_size), row.p50_ms)
+            row = dataclasses.replace(row, roofline_fraction=share)
+        held.append(row)
+    return held
 
 
 def _miou(one: _Opened, dataset: Dataset, progress: Progress) -> float | None:

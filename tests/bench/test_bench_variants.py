@@ -197,12 +197,12 @@ def test_every_row_is_held_against_the_roofline_of_its_file(tiny_model: Path) ->
     asked = []
 
     def fraction(path: Path, runtime: Any, size: tuple[int, int], measured_ms: float) -> float:
-        asked.append((path, runtime["backend"], size))
+        asked.append((path, runtime["backend"], runtime["precision"], size))
         return 2 / measured_ms
 
-    torch = Variant(name="torch", precision="fp32", asked={}, open=no_file)
+    torch = Variant(name="torch", precision="bf16", asked={}, open=no_file)
     found = measure_variants([torch, variant(tiny_model, "a")], FRAMES, rounds=5, fraction=fraction)
-    assert asked == [(tiny_model, "onnxruntime", (96, 160))] * 2
+    assert asked == [(tiny_model, "onnxruntime", kind, (96, 160)) for kind in ("bf16", "fp32")]
     assert [row.roofline_fraction for row in found.rows] == [2 / row.p50_ms for row in found.rows]
     assert [row.bytes for row in found.rows] == [None, tiny_model.stat().st_size]
 
@@ -210,7 +210,7 @@ def test_every_row_is_held_against_the_roofline_of_its_file(tiny_model: Path) ->
     assert len(asked) == 2, "nothing to hold it against"
     given = tiny_model.with_name("other.onnx")
     measure_variants([torch], FRAMES, rounds=5, fraction=fraction, graph=given)
-    assert asked[2:] == [(given, "onnxruntime", (96, 160))]
+    assert asked[2:] == [(given, "onnxruntime", "bf16", (96, 160))]
 
 
 # Which variants a file has.
