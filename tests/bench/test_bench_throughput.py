@@ -48,7 +48,8 @@ def test_overlapped_stages_reach_the_slowest_ones_rate(
     decode_ms: float, inference_ms: float, slowest: str
 ) -> None:
     times = stages(decode_ms, inference_ms)
-    found = measure_throughput(stand_in(inference_ms / 1e3), slow_frames(decode_ms / 1e3), times, count=16)
+    frames = slow_frames(decode_ms / 1e3)
+    found = measure_throughput(stand_in(inference_ms / 1e3), frames, times, count=16)
     assert (found.frames, found.slowest_stage) == (16, slowest)
     assert found.slowest_stage_fps == pytest.approx(1000 / 40)
     assert found.single_fps == pytest.approx(1000 / 60.3)
