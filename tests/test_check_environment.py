@@ -1,15 +1,18 @@
 """cpsl-check without data: what this machine and installation can do."""
 
+import dataclasses
 import importlib.metadata
 import json
 import re
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 from click.testing import CliRunner
 
-from cpsl_deploy.data import environment
+from cpsl_deploy import machine as machine_module
+from cpsl_deploy.data import check_command, environment
 from cpsl_deploy.data.check_command import main
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -58,3 +61,28 @@ def test_the_environment_is_described_without_torch():
     code = "import sys; from cpsl_deploy.data import check_command; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_jetson_is_told_of_its_own_opencv_and_tensorrt_and_of_no_wheel(monkeypatch):
+    jetson = machine_module.Jetson(
+        board="NVIDIA Jetson AGX Orin Developer Kit",
+        module="Jetson AGX Orin (developer kit)",
+        l4t="36.4.0",
+        jetpack="6.1",
+        power_mode="MAXN",
+        power_mode_id=0,
+        rails=(),
+    )
+    found = environment.describe_environment()
+    assert found.places["cv2"] == cv2.__file__
+    on_board = dataclasses.replace(
+        found,
+        machine=dataclasses.replace(found.machine, jetson=jetson),
+        places={"cv2": "/usr/lib/cv2.so", "tensorrt": "/usr/lib/tensorrt/__init__.py"},
+        missing={"trt": ("tensorrt-cu13",)},
+    )
+    monkeypatch.setattr(check_command, "describe_environment", lambda: on_board)
+    shown = CliRunner().invoke(main, []).output
+    assert "Jetson AGX Orin" in shown and "JetPack 6.1" in shown
+    assert "cv2 from /usr/lib/cv2.so; tensorrt from /usr/lib/tensorrt" in shown
+    assert "tensorrt-cu13 missing" not in shown

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CpslError, InputError, MissingExtraError, ModelFileError, UnavailableError
+from ..errors import CpslError, InputError, ModelFileError, UnavailableError
 from ..files import write_json
 from .base import DEVICE_TO_HOST, HOST_TO_DEVICE, INPUT_NAME, Backend
 from .engine_key import require_own_engine
 from .gpu import nvidia_gpu_count
+from .tensorrt_remedy import missing_package
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
@@ -70,9 +71,9 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
 
     def __init__(self, path: Path, *, device: str = "cuda") -> None:
-        """Open an engine. Raises UnavailableError without a GPU, MissingExtraError without TensorRT and
-        cuda-bindings, ModelFileError if the engine or its JSON file is missing, damaged or was built by
-        another TensorRT version or for another GPU."""
+        """Open an engine. Raises UnavailableError without a GPU, without TensorRT or without
+        cuda-bindings (`missing_package`), ModelFileError if the engine or its JSON file is missing,
+        damaged or was built by another TensorRT version or for another GPU."""
         self.describe_file(str(path), read_sidecar(path))
         # First of all: creating a TensorRT runtime without a GPU does not raise, it ends the process.
         if device != "cuda" or nvidia_gpu_count() == 0:
@@ -85,7 +86,7 @@ class TensorRTBackend(Backend):
             import tensorrt
             from cuda.bindings import runtime
         except ImportError as error:
-            raise MissingExtraError(error.name or "tensorrt", "trt", f"running {path.name}") from error
+            raise missing_package(error.name or "tensorrt", f"running {path.name}") from error
 
         self.device = device
         self._version = tensorrt.__version__

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from .. import overlay
+from ..backends.tensorrt_remedy import install_remedy
 from ..classes import parse_class_space
 from ..command_line import Command
 from ..errors import DataError
@@ -184,9 +185,17 @@ def _show_environment(console: Console, found: Environment, output: Path | None,
         f"GPUs: {'; '.join(machine.gpus) or 'none listed by nvidia-smi'}; usable here: {found.usable_gpus}",
         "packages: " + ", ".join(f"{name} {version}" for name, version in found.packages.items() if version),
     ]
+    if found.machine.jetson is not None:
+        board, own = found.machine.jetson, (f"{name} from {at}" for name, at in found.places.items() if at)
+        lines.append(f"Jetson: {board.board}, JetPack {board.jetpack}; {'; '.join(own) or 'no TensorRT'}")
     for extra, packages in found.missing.items():
+        if extra == "trt" and found.machine.jetson is not None and found.places["tensorrt"]:
+            continue  # JetPack's own, which no wheel is to replace
+        install = f"Install: pip install 'cpsl_deploy[{extra}]'"
+        if extra == "trt":
+            install = install_remedy()
         lines.append(
-            f"extra {extra}: {', '.join(packages)} missing. Install: pip install 'cpsl_deploy[{extra}]'"
+            f"extra {extra}: {', '.join(packages)} missing. {install}"
             + (" after uninstalling onnxruntime" if extra == "gpu" and found.packages["onnxruntime"] else "")
         )
     if found.onnxruntime_providers:

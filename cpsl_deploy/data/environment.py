@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import shutil
 import tempfile
@@ -47,6 +48,8 @@ class Environment:
     """NVIDIA GPUs that the driver offers this process."""
     packages: dict[str, str | None]
     """Package -> version; None where it is not installed."""
+    places: dict[str, str | None]
+    """Where the modules that a Jetson brings itself are imported from; None where there is none."""
     missing: dict[str, tuple[str, ...]]
     """Extra -> its packages that are not installed; only extras that lack some."""
     onnxruntime_providers: tuple[str, ...]
@@ -76,6 +79,7 @@ def describe_environment() -> Environment:
         machine=describe_machine(),
         usable_gpus=nvidia_gpu_count(),
         packages=packages,
+        places={name: _place(name) for name in ("cv2", "tensorrt")},
         missing={extra: names for extra, names in missing.items() if names},
         onnxruntime_providers=_providers(),
         codecs={f"{codec}{suffix}": can_write_video(codec, suffix) for codec, suffix in _CODECS},
@@ -100,6 +104,11 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _place(module: str) -> str | None:
+    found = importlib.util.find_spec(module)
+    return None if found is None or found.origin is None else found.origin
 
 
 def _providers() -> tuple[str, ...]:
