@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from .frames import EncodedFrame, decoded_frames
 from .latency import LatencySamples, Progress
 from .load import measure_load
 from .record import unavailable
-from .roofline import measure_roofline
+from .roofline import measure_roofline, roofline_fraction
 from .settings import BenchmarkSettings
 from .stream_age import StreamAge, measure_stream_age
 from .sustained import measure_sustained
@@ -114,7 +115,14 @@ def variants(job: Job, frames: Sequence[EncodedFrame]) -> Section:
     of = job.model if any(job.model.glob("*.safetensors")) or not job.model.is_dir() else job.path
     with tempfile.TemporaryDirectory(prefix="cpsl-variants-") as folder:
         found = variants_of(of, frame_size=size, folder=Path(folder), threads=job.settings.threads)
-        return measure_variants(found, images, dataset=labelled, progress=job.progress)
+        fraction = partial(roofline_fraction, threads=job.settings.threads, rates=_stated_rates(job.settings))
+        return measure_variants(
+            found,
+            images,
+            dataset=labelled,
+            fraction=fraction if job.settings.roofline else None,
+            progress=job.progress,
+        )
 
 
 def throughput(
