@@ -228,7 +228,7 @@ def test_figures_as_text():
     ]  # fmt: skip
     assert (percent(0.1234), percent(None), percent(0.5, 0)) == ("12.3", "n/a", "50")
     assert (scaled(1.2e11, "FLOP/s"), scaled(950, "B/s")) == ("120 GFLOP/s", "950 B/s")
-    assert (size_in_bytes(3 * 2**20), size_in_bytes(10)) == ("3 MiB", "10 B")
+    assert (size_in_bytes(3 * 2**20), size_in_bytes(1020 * 2**10)) == ("3 MiB", "1020 KiB")
     assert middle_cut("abcdefghij", 5) == "ab…ij" and middle_cut("abc", 5) == "abc"
 
 

@@ -38,7 +38,7 @@ def scaled(value: float | None, unit: str) -> str:
         return NOT_AVAILABLE
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}"
+            return f"{_three_digits(value / factor)} {prefix}{unit}"
     return f"{value:.3g} {unit}"
 
 
@@ -48,8 +48,12 @@ def size_in_bytes(value: float | None) -> str:
         return NOT_AVAILABLE
     for factor, prefix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}"
+            return f"{_three_digits(value / factor)} {prefix}"
     return f"{value:.0f} B"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def frame_size(size: Sequence[int]) -> str:

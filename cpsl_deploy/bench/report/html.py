@@ -101,6 +101,8 @@ def _section(record: Record, part: Section, *, charts: bool) -> str:
 
 def _table(made: Table) -> str:
     kinds = ["text" if i < made.text_columns else "number" for i in range(len(made.columns))]
+    if kinds[-1] == "text":
+        kinds[0], kinds[-1] = "text term", "text long"
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(column)}</th>'
         for kind, column in zip(kinds, made.columns, strict=True)

@@ -100,7 +100,9 @@ def distribution(record: Record) -> Figure:
     outlying, edge = _outlying(record, totals)
     shown = np.minimum(totals, edge)
     low = float(shown.min())
-    bins = np.linspace(low, max(edge, low + 1e-3), int(np.clip(2.5 * np.sqrt(totals.size), 8, 60)) + 1)
+    bins = np.linspace(
+        low, max(edge, 1.02 * low, low + 1e-3), int(np.clip(2.5 * np.sqrt(totals.size), 8, 60)) + 1
+    )
     counts, _ = np.histogram(totals[totals <= edge], bins)
     axes.bar(bins[:-1], counts, np.diff(bins), align="edge", color=BLUE, alpha=0.75)
     tall = max(int(counts.max()), 1)
@@ -122,6 +124,7 @@ def distribution(record: Record) -> Figure:
     axes.set(xlabel="total, ms", ylabel="frames", ylim=(0, 1.42 * tall))
     axes.set_title(f"Distribution over {plural(totals.size, 'frame')}")
     whole_numbers(axes.yaxis)
+    axes.ticklabel_format(useOffset=False)
     axes.grid(axis="y")
     if outlying.any():
         axes.legend(loc="upper right")
@@ -137,20 +140,20 @@ def timeline(record: Record) -> Figure:
     places = np.arange(totals.size)
     size = 9 if totals.size <= 400 else 3
     axes.scatter(places[~outlying], totals[~outlying], s=size, color=BLUE, linewidths=0)
-    axes.scatter(places[outlying], totals[outlying], s=28, marker="x", color=VERMILLION, label="outlier",
-                 linewidths=1.2)  # fmt: skip
+    label = "outlier" if outlying.any() else None
+    far: dict[str, Any] = {"marker": "x", "color": VERMILLION, "s": 28, "linewidths": 1.2}
+    axes.scatter(places[outlying], totals[outlying], label=label, **far)
     summary = record["latency"]["stages_ms"]["total"]
     for name, colour in (("p50", INK), ("p99", PURPLE)):
         label = f"{name} {milliseconds(summary[name])}"
         axes.axhline(summary[name], color=colour, linewidth=1, label=label)
     if totals.max() > 5 * np.median(totals):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(_two_and_five)
+        _scale(axes, "y", totals.tolist())
     else:
         axes.set_ylim(0, 1.1 * totals.max())
     axes.set(xlabel="frame, in the order of the run", ylabel="total, ms", title="Over the run")
-    axes.margins(x=0.01)
+    axes.set_xlim(-0.5 - 0.005 * totals.size, totals.size - 0.5 + 0.005 * totals.size)
+    whole_numbers(axes.xaxis)
     axes.grid(axis="y")
     axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -166,9 +169,20 @@ def _outlying(record: Record, totals: np.ndarray) -> tuple[np.ndarray, float]:
     return outlying, float(edge if totals.max() > 1.25 * edge else totals.max())
 
 
+def _scale(axes: Axes, name: str, values: list[float]) -> None:
+    """Logarithmic where values differ by a factor of 5 or more, else from zero."""
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    if min(values) > 0 and max(values) >= 5 * min(values):
+        axes.set(**{f"{name}scale": "log"})
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(_two_and_five)
+    else:
+        axes.set(**{f"{name}lim": (0, 1.12 * max(values))})
+
+
 def _two_and_five(value: float, _: float) -> str:
     """Labels of a logarithmic axis between its powers of ten."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:g}" if f"{value:.2e}"[:4] in ("2.00", "5.00") else ""
 
 
 def throughput(record: Record) -> Figure | None:
@@ -233,16 +247,9 @@ def sweep(record: Record) -> Figure | None:
             lines.plot(
                 *zip(*points, strict=True), marker=mark, color=colour, label=f"batch {batch}", markersize=5
             )
-    lines.set(
-        xscale="log",
-        yscale="log",
-        xlabel="million pixels of a frame",
-        ylabel="frames/s",
-        title="Rate over size",
-    )
-    for axis in (lines.xaxis, lines.yaxis):
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(_two_and_five)
+    lines.set(xlabel="million pixels of a frame", ylabel="frames/s", title="Rate over size")
+    _scale(lines, "x", [size[0] * size[1] / 1e6 for size in sizes])
+    _scale(lines, "y", [cell["fps"] for cell in timed])
     lines.grid(axis="both")
     lines.legend()
     return figure

@@ -88,8 +88,9 @@ def front(record: Record) -> Figure | None:
         )
     fastest = max(fps for fps, _ in points)
     low, high = min(score for _, score in points), max(score for _, score in points)
-    spread = max(high - low, 0.05)
-    axes.set(xlim=(0, 1.18 * fastest), ylim=(low - 0.25 * spread, high + 0.25 * spread),
+    middle = (low + high) / 2
+    spread = max(high - low, 0.5)  # percent: no front is made of noise
+    axes.set(xlim=(0, 1.18 * fastest), ylim=(middle - 0.75 * spread, middle + 0.75 * spread),
              xlabel="frames/s, the inverse of p50", ylabel=words)  # fmt: skip
     axes.ticklabel_format(useOffset=False)
     axes.grid(axis="both")

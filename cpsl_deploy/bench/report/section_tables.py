@@ -282,5 +282,7 @@ def versions_table(record: Record) -> Table:
 
 def settings_table(record: Record) -> Table:
     """Every setting."""
-    rows = [(name, plain(value)) for name, value in record["settings"].items()]
+    rows = [
+        (name, "not given" if value is None else plain(value)) for name, value in record["settings"].items()
+    ]
     return table(("setting", "value"), rows, text_columns=2)

@@ -90,7 +90,8 @@ def _frames(record: Record) -> Section:
     outliers = record["latency"].get("outliers")
     words, tables = [], []
     if outliers:
-        words.append(f"{plural(outliers['count'], 'outlier')}. {outliers['rule']}")
+        count = plural(outliers["count"], "outlier") if outliers["count"] else "No outlier"
+        words.append(f"{count}. {outliers['rule']}")
         if outliers["frames"]:
             tables.append(of.outlier_table(record["latency"]))
     return Section(
@@ -190,9 +191,9 @@ def _roofline(record: Record, found: dict[str, Any]) -> Section:
 
 
 def _sustained(record: Record, found: dict[str, Any]) -> Section:
-    words = [f"{found['minutes']:g} minutes without a pause, {plural(found['frames'], 'frame')}."]
+    words = [f"{found['minutes']:.3g} minutes without a pause, {plural(found['frames'], 'frame')}."]
     if found["slowdown"] is not None:
-        words.append(f"The last minutes took {found['slowdown']:.3f} times as long a frame as the first.")
+        words.append(f"At the end a frame took {found['slowdown']:.2f} times as long as at the start.")
     if (growth := found["memory_growth_bytes_per_hour"]) is not None:
         words.append(f"The process's memory grew by {growth / 2**20:.1f} MiB an hour.")
     tables = [of.sustained_table(found)]

@@ -47,11 +47,11 @@ dl.subject dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 ul.headline { list-style: none; margin: 0 0 16px; padding: 0; display: grid; gap: 10px;
   grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); }
 ul.headline li { background: var(--paper); border: 1px solid var(--line); border-radius: 10px;
-  padding: 10px 14px; display: flex; flex-direction: column; }
+  padding: 10px 11px; display: flex; flex-direction: column; }
 .headline .title, .headline .detail { color: var(--muted); font-size: 13px; line-height: 1.35; }
-.headline .value { font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums;
+.headline .value { font-size: 23px; font-weight: 650; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
-.headline .unit { font-size: 13px; font-weight: 400; }
+.headline .unit { font-size: 12.5px; font-weight: 400; }
 .notes { background: var(--doubt); border-left: 4px solid var(--doubt-edge); border-radius: 6px;
   padding: 10px 16px; }
 .notes p { font-weight: 650; margin: 0 0 2px; }
@@ -68,7 +68,8 @@ table { border-collapse: collapse; font-size: 13px; margin: 10px 0 4px; font-var
 th, td { padding: 3px 10px; border-bottom: 1px solid var(--line); vertical-align: top; font-weight: 400; }
 thead th { color: var(--muted); border-bottom-width: 2px; vertical-align: bottom; }
 .text { text-align: left; overflow-wrap: break-word; min-width: 9ch; }
-td.text { overflow-wrap: anywhere; }
+.long { overflow-wrap: anywhere; }
+@media (min-width: 561px) { .term { white-space: nowrap; } }
 .number { text-align: right; white-space: nowrap; }
 thead .number { white-space: normal; }
 tbody tr:hover { background: color-mix(in srgb, var(--line) 45%, transparent); }
