@@ -1,6 +1,6 @@
 """How fast the CPU multiplies matrices, in each precision: the best of what the installed libraries reach.
 
-Every library is given one square product again and again, with as many threads as the model has; a rate is a
+Every library is given square products again and again, with as many threads as the model has; a rate is a
 capability, so the best of its repetitions counts. They take turns, so that other work on the machine, which
 comes and goes, does not fall on one of them alone. A library that computes in another precision than it was
 asked for, as OpenVINO may, is left out.
@@ -21,10 +21,13 @@ from ..errors import UnavailableError
 from .matrix_graph import INPUT, matrix_product_graph
 
 PRECISIONS = ("f32", "bf16", "f16", "int8")
-SIDE = 1024
-"""Large enough to keep all of a core's arithmetic units busy, small enough for a board's patience."""
-TURNS, TURN_S = 4, 0.12
-"""Of each library, and seconds of each: one product at least."""
+SIDES = (512, 1024, 2048, 4096)
+"""Small products suit few cores, and one of them is likelier to be left alone by other work; many cores need
+large ones."""
+LONG_S = 0.01
+"""What takes longer is large enough: a board's patience is short."""
+TURNS, TURN_S = 4, 0.06
+"""Of each library and size, and seconds of each: one product at least."""
 
 Product = Callable[[], float]
 """Multiplies once; gives the seconds that the product took."""
@@ -46,34 +49,58 @@ def matrix_rate(precision: str, threads: int) -> MatrixRate:
 
     Raises UnavailableError if no library that is installed computes in that precision here.
     """
-    products: dict[str, Product] = {}
+    trials: list[_Trial] = []
     reasons = []
-    for library, make in _LIBRARIES.items():
+    for library in _LIBRARIES:
         try:
-            products[library] = make(precision, threads)
+            trials += _trials(library, precision, threads)
         except UnavailableError as error:
             reasons.append(f"{library}: {error}")
-    if not products:
+    if not trials:
         raise UnavailableError(f"no library here multiplies matrices in {precision} ({'; '.join(reasons)})")
-    rates = {library: 2 * SIDE**3 / seconds for library, seconds in _best_seconds(products).items()}
-    best = max(rates, key=rates.__getitem__)
-    others = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items() if name != best)
-    how = f"{best}, {SIDE} x {SIDE} x {SIDE} in {precision}, {threads} thread{'s' * (threads > 1)}"
-    how += f"; {others} GFLOP/s" if others else ""
-    return MatrixRate(flops_per_s=rates[best], how=how)
-
-
-def _best_seconds(products: dict[str, Product]) -> dict[str, float]:
-    """By library; the first product of each is not counted."""
-    for product in products.values():
-        product()
-    best = dict.fromkeys(products, float("inf"))
     for _ in range(TURNS):
-        for library, product in products.items():
-            began, once = time.perf_counter(), False
-            while not once or time.perf_counter() - began < TURN_S:
-                best[library], once = min(best[library], product()), True
-    return best
+        for trial in trials:
+            trial.take_turn()
+    best = max(trials, key=lambda trial: trial.rate)
+    others = {library: 0.0 for library in _LIBRARIES if library != best.library}
+    for trial in trials:
+        if trial.library in others:
+            others[trial.library] = max(others[trial.library], trial.rate)
+    also = ", ".join(f"{library} {rate / 1e9:.0f}" for library, rate in others.items() if rate)
+    sides = " x ".join([str(best.side)] * 3)
+    how = f"{best.library}, {sides} in {precision}, {threads} thread{'s' * (threads > 1)}"
+    return MatrixRate(flops_per_s=best.rate, how=f"{how}; {also} GFLOP/s" if also else how)
+
+
+@dataclass(kw_only=True)
+class _Trial:
+    """A library's product of one size."""
+
+    library: str
+    side: int
+    product: Product
+    best_s: float = float("inf")
+
+    @property
+    def rate(self) -> float:
+        return 2 * self.side**3 / self.best_s
+
+    def take_turn(self) -> None:
+        began, once = time.perf_counter(), False
+        while not once or time.perf_counter() - began < TURN_S:
+            self.best_s, once = min(self.best_s, self.product()), True
+
+
+def _trials(library: str, precision: str, threads: int) -> list[_Trial]:
+    """Larger and larger products, until one takes long. Raises UnavailableError if the library has none."""
+    trials: list[_Trial] = []
+    for side in SIDES:
+        product = _LIBRARIES[library](precision, threads, side)
+        trials.append(_Trial(library=library, side=side, product=product))
+        product()  # not counted: it pays for memory and for the choice of a kernel
+        if product() > LONG_S:
+            break
+    return trials
 
 
 def _timed(multiply: Callable[[], object]) -> Product:
@@ -85,25 +112,25 @@ def _timed(multiply: Callable[[], object]) -> Product:
     return product
 
 
-def _operand(dtype: str) -> np.ndarray:
+def _operand(dtype: str, side: int) -> np.ndarray:
     random = np.random.default_rng(0)
     if dtype in ("uint8", "int8"):
-        return random.integers(0, 100, (SIDE, SIDE)).astype(dtype)
-    return random.random((SIDE, SIDE), np.float32).astype(dtype)
+        return random.integers(0, 100, (side, side)).astype(dtype)
+    return random.random((side, side), np.float32).astype(dtype)
 
 
-def _numpy(precision: str, threads: int) -> Product:
+def _numpy(precision: str, threads: int, side: int) -> Product:
     """NumPy takes no number of threads: it has the one with which its library was loaded."""
     if precision != "f32":
         raise UnavailableError(f"no library for {precision}")
     if threads != (os.cpu_count() or 1):
         raise UnavailableError(f"its threads are not {threads}")
-    left, right = _operand("float32"), _operand("float32")
+    left, right = _operand("float32", side), _operand("float32", side)
     result = np.empty_like(left)
     return _timed(lambda: np.matmul(left, right, out=result))
 
 
-def _onnxruntime(precision: str, threads: int) -> Product:
+def _onnxruntime(precision: str, threads: int, side: int) -> Product:
     dtypes = {"f32": ("float32",) * 2, "f16": ("float16",) * 2, "int8": ("uint8", "int8")}
     if precision not in dtypes:
         raise UnavailableError(f"no CPU kernel for {precision}")
@@ -111,7 +138,7 @@ def _onnxruntime(precision: str, threads: int) -> Product:
         import onnxruntime
     except ImportError as error:
         raise UnavailableError("not installed") from error
-    left, right = (_operand(dtype) for dtype in dtypes[precision])
+    left, right = (_operand(dtype, side) for dtype in dtypes[precision])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -125,7 +152,7 @@ def _onnxruntime(precision: str, threads: int) -> Product:
     return _timed(lambda: session.run(None, {INPUT: left}))
 
 
-def _openvino(precision: str, threads: int) -> Product:
+def _openvino(precision: str, threads: int, side: int) -> Product:
     try:
         import openvino
     except ImportError as error:
@@ -138,9 +165,9 @@ def _openvino(precision: str, threads: int) -> Product:
         "PERF_COUNT": True,
     }
     try:
-        compiled = openvino.Core().compile_model(_openvino_product(precision), "CPU", properties)
+        compiled = openvino.Core().compile_model(_openvino_product(precision, side), "CPU", properties)
         request = compiled.create_infer_request()
-        request.infer([_operand("float32")])
+        request.infer([_operand("float32", side)])
     except RuntimeError as error:
         raise UnavailableError(str(error).strip().splitlines()[-1][:200]) from error
     _require_openvino_precision(request, precision)
@@ -153,12 +180,12 @@ def _openvino(precision: str, threads: int) -> Product:
     return product
 
 
-def _openvino_product(precision: str) -> Any:
+def _openvino_product(precision: str, side: int) -> Any:
     import openvino
     import openvino.opset13 as operators
 
-    left = operators.parameter([SIDE, SIDE], np.float32)
-    factors = [left, operators.constant(_operand("float32") - 0.5)]
+    left = operators.parameter([side, side], np.float32)
+    factors = [left, operators.constant(_operand("float32", side) - 0.5)]
     if precision == "int8":
         # As a quantised network says it: which values the 256 steps stand for.
         ends = [(0.0, 1.0), (-0.5, 0.5)]
@@ -185,7 +212,7 @@ def _product_node(request: Any) -> Any:
     raise UnavailableError("its profile names no matrix product")
 
 
-_LIBRARIES: dict[str, Callable[[str, int], Product]] = {
+_LIBRARIES: dict[str, Callable[[str, int, int], Product]] = {
     "NumPy": _numpy,
     "onnxruntime": _onnxruntime,
     "OpenVINO": _openvino,

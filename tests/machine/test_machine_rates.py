@@ -15,7 +15,7 @@ from cpsl_deploy.machine import copy_rate as copy_module
 from cpsl_deploy.machine import matrix_rate as matrix_module
 from cpsl_deploy.machine.copy_rate import copy_rate
 from cpsl_deploy.machine.matrix_graph import INPUT, matrix_product_graph
-from cpsl_deploy.machine.matrix_rate import PRECISIONS, SIDE, matrix_rate
+from cpsl_deploy.machine.matrix_rate import PRECISIONS, matrix_rate
 from cpsl_deploy.machine.rates import measure_rates, stated_rates, usable_threads
 
 
@@ -32,7 +32,7 @@ def fresh() -> Iterator[None]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small matrices and arrays, few repetitions."""
-    monkeypatch.setattr(matrix_module, "SIDE", 64)
+    monkeypatch.setattr(matrix_module, "SIDES", (64,))
     monkeypatch.setattr(matrix_module, "TURN_S", 0.0)
     monkeypatch.setattr(copy_module, "LEAST_BYTES", 1 << 20)
     monkeypatch.setattr(copy_module, "CACHES_OVER", 0)
@@ -42,8 +42,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def libraries(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> None:
     """In place of the libraries: what their products take, one after the other; none are refused."""
 
-    def made(times: list[float]) -> Callable[[str, int], matrix_module.Product]:
-        def make(precision: str, threads: int) -> matrix_module.Product:
+    def made(times: list[float]) -> Callable[[str, int, int], matrix_module.Product]:
+        def make(precision: str, threads: int, side: int) -> matrix_module.Product:
             if not times:
                 raise UnavailableError(f"no {precision}")
             steps = itertools.cycle(times)
@@ -51,6 +51,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) 
 
         return make
 
+    monkeypatch.setattr(matrix_module, "SIDES", (100,))
     monkeypatch.setattr(matrix_module, "TURN_S", 0.0)
     monkeypatch.setattr(matrix_module, "_LIBRARIES", {name: made(times) for name, times in seconds.items()})
 
@@ -71,15 +72,30 @@ def test_a_graph_written_by_hand_multiplies(dtypes: tuple[str, str]) -> None:
 
 
 def test_the_best_repetition_of_the_best_library_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    libraries(monkeypatch, {"slow": [0.5], "fast": [0.4, 0.1, 0.3, 0.2], "absent": []})
+    libraries(monkeypatch, {"slow": [0.5], "fast": [0.4, 0.3, 0.1, 0.2], "absent": []})
     rate = matrix_rate("f32", 2)
-    assert rate.flops_per_s == pytest.approx(2 * SIDE**3 / 0.1)
-    assert rate.how.startswith("fast, 1024 x 1024 x 1024 in f32, 2 threads") and "slow 4 GFLOP/s" in rate.how
+    assert rate.flops_per_s == pytest.approx(2 * 100**3 / 0.1)
+    assert rate.how == "fast, 100 x 100 x 100 in f32, 2 threads; slow 0 GFLOP/s"
 
 
 def test_the_first_product_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries(monkeypatch, {"lucky": [0.001, *[0.1] * 10]})
-    assert matrix_rate("f32", 1).flops_per_s == pytest.approx(2 * SIDE**3 / 0.1)
+    assert matrix_rate("f32", 1).flops_per_s == pytest.approx(2 * 100**3 / 0.1)
+
+
+def test_products_grow_until_one_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that does 10^10 operations a second, and twice that from a side of 200 on."""
+    made: list[int] = []
+
+    def make(precision: str, threads: int, side: int) -> matrix_module.Product:
+        made.append(side)
+        return lambda: 2 * side**3 / (2e10 if side >= 200 else 1e10)
+
+    monkeypatch.setattr(matrix_module, "SIDES", (100, 200, 500, 1000))
+    monkeypatch.setattr(matrix_module, "TURN_S", 0.0)
+    monkeypatch.setattr(matrix_module, "_LIBRARIES", {"one": make})
+    rate = matrix_rate("f32", 1)
+    assert made == [100, 200, 500] and rate.flops_per_s == pytest.approx(2e10)
 
 
 def test_without_a_library_the_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +121,7 @@ def test_openvino_is_asked_for_what_it_really_computes_in() -> None:
     pytest.importorskip("openvino")
     for precision in PRECISIONS:
         try:
-            product = matrix_module._openvino(precision, 1)
+            product = matrix_module._openvino(precision, 1, 64)
         except UnavailableError as error:
             assert precision in str(error) or "precision" in str(error).lower(), error
         else:
