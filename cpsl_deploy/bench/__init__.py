@@ -13,7 +13,9 @@ _HOME = {
     "QUICK": "settings",
     "Record": "record",
     "ReportPaths": "report",
+    "Comparison": "comparison.compare",
     "benchmark": "runner",
+    "compare": "comparison.compare",
     "evaluate": "accuracy",
     "read_record": "record",
     "write_report": "report",
@@ -25,9 +27,11 @@ __all__ = [
     "BenchmarkResult",
     "BenchmarkSettings",
     "ClassAccuracy",
+    "Comparison",
     "Record",
     "ReportPaths",
     "benchmark",
+    "compare",
     "evaluate",
     "read_record",
     "write_report",
@@ -35,6 +39,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .accuracy import ClassAccuracy, evaluate
+    from .comparison.compare import Comparison, compare
     from .record import Record, read_record
     from .report import ReportPaths, write_report
     from .runner import BenchmarkResult, benchmark

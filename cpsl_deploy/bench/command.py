@@ -15,7 +15,7 @@ from ..errors import InputError
 
 
 def _compare() -> click.Command:
-    from .compare_command import compare
+    from .comparison.command import compare
 
     return compare
 

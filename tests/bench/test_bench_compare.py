@@ -13,10 +13,10 @@ import pytest
 from bench_records import OPTIONAL, complete_record, smallest_record, summary, without
 from click.testing import CliRunner, Result
 
-from cpsl_deploy.bench.compare import Comparison
-from cpsl_deploy.bench.compare import compare as compare_records
-from cpsl_deploy.bench.compare_command import compare as command
-from cpsl_deploy.bench.compare_page import markdown
+from cpsl_deploy.bench.comparison.command import compare as command
+from cpsl_deploy.bench.comparison.compare import Comparison
+from cpsl_deploy.bench.comparison.compare import compare as compare_records
+from cpsl_deploy.bench.comparison.page import markdown
 from cpsl_deploy.bench.record import record_schema
 from cpsl_deploy.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpsl_deploy.bench.significance import (
+from cpsl_deploy.bench.comparison.significance import (
     LEAST_BLOCKS,
     adjusted_p_values,
     blocks_of,

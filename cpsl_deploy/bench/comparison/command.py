@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command_line import Command
-from ..errors import InputError
+from ...command_line import Command
+from ...errors import InputError
 
 if TYPE_CHECKING:
     from .compare import Comparison
@@ -69,10 +69,10 @@ def compare(
     A regression is a change that is beyond a limit and significant; exit code 3 tells of one, 2 of records
     that cannot be read or compared. The last line on standard output is one JSON document.
     """
-    from ..files import write_text
+    from ...files import write_text
+    from ..record import read_record
     from .compare import compare as compare_records
-    from .compare_page import markdown
-    from .record import read_record
+    from .page import markdown
 
     if seed < 0:
         raise InputError(f"a seed is 0 or more; got {seed}")
@@ -100,7 +100,7 @@ def _show(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .compare_page import COLUMNS, cells, changed, legend, summary
+    from .page import COLUMNS, cells, changed, legend, summary
 
     console = Console()
     for line in found.differences:

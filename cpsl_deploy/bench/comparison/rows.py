@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .compared_run import ImageCounts, Run
+from .run import ImageCounts, Run
 from .significance import (
     RESAMPLES,
     adjusted_p_values,

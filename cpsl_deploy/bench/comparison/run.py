@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .record import Record, check_record, damaged, measured
+from ..record import Record, check_record, damaged, measured
 
 _LEAST_MS = 1e-6
 """A nanosecond: of a stage that was faster than the clock can tell."""

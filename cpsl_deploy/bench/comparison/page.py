@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..report.formats import milliseconds, number, percent, plural, size_in_bytes
+from ..report.markdown import escaped
 from .compare import ComparedRow, Comparison
-from .report.formats import milliseconds, number, percent, plural, size_in_bytes
-from .report.markdown import escaped
 
 COLUMNS = ("figure", "unit", "A", "B", "change", "p", "verdict")
 _ORDER = ("regression", "worse", "better")

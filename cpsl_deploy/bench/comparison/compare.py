@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ..errors import InputError
-from .compared_rows import Pair, accuracy_pairs, latency_pairs, other_pairs
-from .compared_run import Run, differences, read_run, remarks
-from .record import Record
+from ...errors import InputError
+from ..record import Record
+from .rows import Pair, accuracy_pairs, latency_pairs, other_pairs
+from .run import Run, differences, read_run, remarks
 from .significance import RESAMPLES
 
 Verdict = Literal["same", "better", "worse", "regression", "n/a"]
