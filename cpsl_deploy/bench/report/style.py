@@ -96,6 +96,8 @@ tbody tr:hover { background: color-mix(in srgb, var(--line) 45%, transparent); }
   section { border: 0; padding: 0; margin-top: 20px; }
   h2, figcaption, thead { break-after: avoid; }
   figure, tr, .notes, ul.headline { break-inside: avoid; }
+  table { font-size: 8.5pt; }
+  th, td { padding: 2px 6px; }
   .chart, .table { overflow: visible; }
   .chart svg { min-width: 0 !important; }
 }
