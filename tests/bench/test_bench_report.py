@@ -144,6 +144,13 @@ def test_charts_stand_what_lies_far_apart_or_falls_together():
     assert chart_svg(same, "front") is None and chart_svg(same, "sweep") is None
 
 
+def test_a_dollar_in_a_name_starts_no_formula():
+    pytest.importorskip("matplotlib", reason="needs the extra 'plot'")
+    dear = bench_records.complete_record(("$x$ & $y$", "交通標識"), 3)
+    svg = chart_svg(dear, "classes") or ""
+    assert "$x$ &amp; $y$" in svg and "交通標識" in svg
+
+
 def with_hostile_text(value: Any) -> Any:
     """A record in which every text is one that would be markup, or a formula."""
     if isinstance(value, dict):
