@@ -33,7 +33,7 @@ RUN python3 -m venv --system-site-packages /opt/cpsl \
     && /opt/cpsl/bin/pip install --no-cache-dir -c jetson-constraints.txt -r requirements/jetson.txt $MORE \
     && /opt/cpsl/bin/pip install --no-cache-dir --no-deps .
 ENV PATH=/opt/cpsl/bin:$PATH HOME=/tmp CPSL_CACHE=/tmp/cpsl PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-WORKDIR /work
+WORKDIR /out
 USER 1000:1000
 ENTRYPOINT ["cpsl-run"]
 CMD ["--help"]

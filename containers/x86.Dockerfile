@@ -37,7 +37,7 @@ RUN apt-get update \
 COPY --from=install-gpu /opt/cpsl /opt/cpsl
 # What is kept between runs belongs into volumes; the rest of the container can be read-only.
 ENV PATH=/opt/cpsl/bin:$PATH HOME=/tmp CPSL_CACHE=/tmp/cpsl PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-WORKDIR /work
+WORKDIR /out
 USER 1000:1000
 ENTRYPOINT ["cpsl-run"]
 CMD ["--help"]
@@ -46,7 +46,7 @@ CMD ["--help"]
 FROM python:3.12-slim-bookworm AS cpu
 COPY --from=install /opt/cpsl /opt/cpsl
 ENV PATH=/opt/cpsl/bin:$PATH HOME=/tmp CPSL_CACHE=/tmp/cpsl PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-WORKDIR /work
+WORKDIR /out
 USER 1000:1000
 ENTRYPOINT ["cpsl-run"]
 CMD ["--help"]

@@ -24,6 +24,7 @@ from .frames import EncodedFrame, dataset_frames, evenly_spaced, synthetic_frame
 from .latency import LatencySamples, LatencySummary, Progress, measure_latency, no_progress
 from .notes import RELIABLE_P99, notes_of
 from .record import KIND, SCHEMA_VERSION, Record
+from .roofline import Roofline
 from .sections import Job, Section
 from .settings import BenchmarkSettings
 from .sustained import Sustained
@@ -146,6 +147,8 @@ def _measure(job: Job, command: str | None) -> BenchmarkResult:
     notes = [*notes_of(job.whole, machine, samples, accuracy)]
     if isinstance(sustained, Sustained):
         notes += sustained.notes
+    if isinstance(parts["roofline"], Roofline):
+        notes += parts["roofline"].notes()
     record: Record = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
