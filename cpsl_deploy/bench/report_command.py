@@ -23,9 +23,11 @@ def report(record: Path, output: Path | None, overwrite: bool, no_plot: bool) ->
     The last line on standard output is one JSON document with the paths.
     """
     from .record import read_record
-    from .report import write_report
+    from .report import render_report
 
     document = read_record(record)
     folder = output or record.parent
-    paths = write_report(document, folder, overwrite=overwrite or output is None, plot=not no_plot)
+    paths = render_report(
+        document, folder, overwrite=overwrite or output is None, plot=not no_plot, origin=str(record)
+    )
     click.echo(json.dumps({"paths": paths.as_dict()}, separators=(",", ":")))
