@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import cpsl_deploy
-from cpsl_deploy.bench import QUICK, benchmark, evaluate, read_record, sections, write_report
+from cpsl_deploy.bench import QUICK, benchmark, evaluate, read_record, runner, sections, write_report
 from cpsl_deploy.bench.accuracy import ClassAccuracy, ImageCounts
 from cpsl_deploy.bench.command import main
 from cpsl_deploy.bench.fingerprint import data_sha256
@@ -260,7 +260,7 @@ def test_settings_that_break_a_rule_are_refused(tiny_model, pairs, tmp_path):
         with pytest.raises(InputError, match="or more"):
             benchmark(tiny_model, **wrong)
     for wrong in ({"stream_fps": 0}, {"max_age_ms": float("nan")}, {"sustain_minutes": -1}):
-        with pytest.raises(InputError, match="is a number above 0"):
+        with pytest.raises(InputError, match=r"is a number( of minutes)? above 0"):
             benchmark(tiny_model, **wrong)
     with pytest.raises(InputError, match="given together"):
         benchmark(tiny_model, copy_gbs=10.0)
@@ -350,6 +350,9 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
         "damaged": (tmp_path / "damaged.onnx", "--frames", 1, *new),
         "is not empty": (tiny_model, "--no-plot", "-o", tmp_path / "full"),
         "a size is written": (tiny_model, "--size", "640", *new),
+        "a split is a part of data": (tiny_model, "--split", "val", *new),
+        "data is looked for in it, and none is given": (tiny_model, "--data-root", tmp_path, *new),
+        "sustain is a number of minutes above 0": (tiny_model, "--sustain", "-1", *new),
         "batches are whole numbers": (tiny_model, "--sweep-batches", "1,x", *new),
         "a size or data": (tiny_model, "--size", "32x32", "--data", tmp_path / "data.yaml", *new),
         "has no split 'test'": (tiny_model, "--data", tmp_path / "data.yaml", "--split", "test", *new),
@@ -359,8 +362,26 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
         done = run(*arguments)
         assert done.exit_code == 2 and reason in " ".join(done.output.split()), (reason, done.output)
         assert "Traceback" not in done.output
+        assert not (tmp_path / "new").exists()
     assert (tmp_path / "full/bench.json").read_text() == "{}"
     assert list((tmp_path / "full").iterdir()) == [tmp_path / "full/bench.json"]
+
+
+def test_an_interrupted_run_says_that_nothing_was_written_and_leaves_nothing(
+    tiny_model, tmp_path, monkeypatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "measure_latency", interrupted)
+    done = run(tiny_model, "--quick", "--no-plot", "-o", tmp_path / "out")
+    assert done.exit_code == 130 and "Nothing was written" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_are_told_of_where_there_is_no_terminal(tiny_model, tmp_path):
+    done = run(tiny_model, "--quick", "--frames", 2, "--warm-up", 1, "--no-plot", "-o", tmp_path / "out")
+    assert [line for line in done.stderr.splitlines() if line == "latency: 2"]
 
 
 def test_pages_are_made_again_from_a_record(tiny_model, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,13 @@ def _report() -> click.Command:
 @click.option(
     "--precision", type=click.Choice(OPENVINO_PRECISIONS), help="Of openvino alone.  [default: f32]"
 )
-@click.option("--quick", is_flag=True, help="Latency and accuracy alone.")
+@click.option("--quick", is_flag=True, help="Latency and accuracy alone, without boundary scores.")
 @click.option("--cold-starts", type=int, help="Fresh processes that load the model.  [default: 3]")
 @click.option("--sweep-sizes", metavar="HxW,...", help="Frame sizes to measure, with every batch.")
 @click.option("--sweep-batches", metavar="N,...", help="Batches to measure, with every frame size.")
-@click.option("--variants", is_flag=True, help="Measure every library and precision; of a run, torch, too.")
+@click.option(
+    "--variants", is_flag=True, help="In every library and precision, of a run in torch, too: minutes."
+)
 @click.option("--boundary-pixels", type=int, help="How far from a boundary is still on it.  [default: 3]")
 @click.option("--stream-fps", type=float, help="Frames a second of a source in streams.  [default: 25]")
 @click.option("--stream-seconds", type=float, help="Of each stream; 0 leaves them out.  [default: 5]")
@@ -102,10 +106,25 @@ def main(
     if not no_plot:
         require_matplotlib()
     folder = new_output_folder(output or Path(f"bench-{path.stem}"), overwrite=overwrite)
-    with FrameProgress() as progress:
+    with _nothing_kept_if_interrupted(folder), FrameProgress() as progress:
         result = benchmark(model, data, data_root=data_root, command=_typed(), progress=progress, **settings)
     paths = write_report(result, folder, overwrite=True, plot=not no_plot)
     show(result, paths)
+
+
+@contextlib.contextmanager
+def _nothing_kept_if_interrupted(folder: Path) -> Iterator[None]:
+    """A record is whole or not at all; an empty folder would be in the way of the next try."""
+    try:
+        yield
+    except BaseException as error:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        if isinstance(error, KeyboardInterrupt) and not error.args:
+            error.args = (
+                "Nothing was written: give the same command again, with --quick or fewer --frames for less.",
+            )
+        raise
 
 
 def _typed() -> str:

@@ -233,7 +233,9 @@ def _settings(
     if unknown := sorted(set(given) - known):
         raise InputError(f"a benchmark has the settings {', '.join(sorted(known))}; got {', '.join(unknown)}")
     if data is None:
-        return BenchmarkSettings(**{**given, "split": None})  # synthetic frames have none
+        if root is not None:
+            raise InputError(f"data is looked for in it, and none is given; got {root}. Name the data, too")
+        return BenchmarkSettings(**given)
     reference = os.fspath(data)
     chosen = BenchmarkSettings(data=reference, **given)
     return chosen if chosen.split else replace(chosen, split=_default_split(reference, root))

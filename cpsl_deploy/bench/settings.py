@@ -77,7 +77,8 @@ class BenchmarkSettings:
         for name in ("stream_fps", "max_age_ms", "matrix_tflops", "copy_gbs", "sustain_minutes"):
             given = getattr(self, name)
             if given is not None and not 0 < given < float("inf"):
-                raise InputError(f"{_words(name)} is a number above 0; got {given}")
+                unit = " of minutes" if name == "sustain_minutes" else ""
+                raise InputError(f"{_words(name)} is a number{unit} above 0; got {given}")
         if any(batch < 1 for batch in self.sweep_batches):
             raise InputError(f"a batch has 1 frame or more; got {', '.join(map(str, self.sweep_batches))}")
         if (self.matrix_tflops is None) != (self.copy_gbs is None):
@@ -87,6 +88,10 @@ class BenchmarkSettings:
         if self.max_age_ms is not None and not self.stream_seconds:
             raise InputError(
                 "a limit of the age is searched for in streams, and stream_seconds is 0. Give some seconds"
+            )
+        if self.split is not None and self.data is None:
+            raise InputError(
+                f"a split is a part of data, and none is given; got {self.split!r}. Name the data"
             )
         if self.size is not None and self.data is not None:
             raise InputError(
@@ -106,4 +111,4 @@ QUICK: dict[str, Any] = {
 
 
 def _words(name: str) -> str:
-    return name.replace("_", "-")
+    return "sustain" if name == "sustain_minutes" else name.replace("_", "-")

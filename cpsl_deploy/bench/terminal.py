@@ -17,7 +17,8 @@ from .runner import BenchmarkResult
 
 
 class FrameProgress:
-    """A bar on standard error with rate and time left, drawn between frames, at most five times a second.
+    """A bar on standard error with rate and time left, drawn between frames, at most five times a second;
+    where that is no terminal, a line for each part that begins.
 
     Rich's own refresh thread would take the processor in the middle of a measured frame.
     """
@@ -35,6 +36,7 @@ class FrameProgress:
             transient=True,
             disable=not console.is_terminal,
         )
+        self._lines = not console.is_terminal
         self._phase = "load"
         self._task = self._bar.add_task(self._phase, total=None, rate="")
         self._drawn = 0.0
@@ -49,6 +51,8 @@ class FrameProgress:
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase != self._phase:
             self._phase = phase
+            if self._lines:
+                click.echo(f"{phase}: {total}", err=True)
             self._bar.reset(self._task, description=phase, total=total, rate="")
         speed = self._bar.tasks[0].speed
         rate = f"{speed:.1f}/s" if speed else ""
