@@ -354,6 +354,10 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
         "data is looked for in it, and none is given": (tiny_model, "--data-root", tmp_path, *new),
         "sustain is a number of minutes above 0": (tiny_model, "--sustain", "-1", *new),
         "batches are whole numbers": (tiny_model, "--sweep-batches", "1,x", *new),
+        "has 134217728 pixels at most": (tiny_model, "--sweep-sizes", "99999x99999", *new),
+        "stream-seconds is 0 or more, and below": (tiny_model, "--stream-seconds", "inf", *new),
+        "frames is 1 or more, and below": (tiny_model, "--frames", 10**12, *new),
+        "a result is 40 ms old before": (tiny_model, "--max-age-ms", "30", *new),
         "a size or data": (tiny_model, "--size", "32x32", "--data", tmp_path / "data.yaml", *new),
         "has no split 'test'": (tiny_model, "--data", tmp_path / "data.yaml", "--split", "test", *new),
         "holds no photos": (tiny_model, "--data", tmp_path / "empty", *new),
@@ -365,6 +369,41 @@ def test_command_refuses_bad_input_with_exit_code_2(tiny_model, pairs, tmp_path)
         assert not (tmp_path / "new").exists()
     assert (tmp_path / "full/bench.json").read_text() == "{}"
     assert list((tmp_path / "full").iterdir()) == [tmp_path / "full/bench.json"]
+
+
+def test_memory_that_is_not_to_be_had_costs_one_part(tiny_model, monkeypatch):
+    def fails(*_, **__):
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(sections, "measure_sweep", fails)
+    record = benchmark(tiny_model, frames=1, size=(32, 48), sweep_batches=(2,), **QUICK).record
+    assert "Unable to allocate" in record["sweep"]["unavailable"] and record["latency"]["fps"] > 0
+
+
+def test_parts_are_measured_with_what_they_are_about(tiny_model, monkeypatch):
+    """The roofline is of the inference alone, a sweep of the network's own sizes, sensors of its device."""
+    asked = {}
+
+    def roofline(path, runtime, size, measured_ms, **named):
+        asked["ms"], asked["size"] = measured_ms, size
+        raise UnavailableError("seen")
+
+    def sweep(segmenter, frames, **named):
+        asked["own_size"] = named["own_size"]
+        raise UnavailableError("seen")
+
+    monkeypatch.setattr(sections, "measure_roofline", roofline)
+    monkeypatch.setattr(sections, "measure_sweep", sweep)
+    settings = {**QUICK, "roofline": True, "sweep_batches": (1,)}
+    result = benchmark(tiny_model, frames=3, size=(32, 48), **settings)
+    assert asked["ms"] == np.median(result.samples.stages_ms["inference"])
+    assert asked["own_size"] is True  # the tiny model takes any size
+
+
+def test_a_folder_of_the_user_stays_when_a_run_fails(tiny_model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    assert run(tiny_model, "--data", tmp_path / "gone", "--no-plot", "-o", tmp_path / "mine").exit_code == 2
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_an_interrupted_run_says_that_nothing_was_written_and_leaves_nothing(

@@ -105,21 +105,24 @@ def main(
     }
     if not no_plot:
         require_matplotlib()
-    folder = new_output_folder(output or Path(f"bench-{path.stem}"), overwrite=overwrite)
-    with _nothing_kept_if_interrupted(folder), FrameProgress() as progress:
+    place = output or Path(f"bench-{path.stem}")
+    own = not place.exists()
+    folder = new_output_folder(place, overwrite=overwrite)
+    with _nothing_kept_if_interrupted(folder if own else None), FrameProgress() as progress:
         result = benchmark(model, data, data_root=data_root, command=_typed(), progress=progress, **settings)
     paths = write_report(result, folder, overwrite=True, plot=not no_plot)
     show(result, paths)
 
 
 @contextlib.contextmanager
-def _nothing_kept_if_interrupted(folder: Path) -> Iterator[None]:
-    """A record is whole or not at all; an empty folder would be in the way of the next try."""
+def _nothing_kept_if_interrupted(own: Path | None) -> Iterator[None]:
+    """A record is whole or not at all, and ``own``, a folder made for it, goes with it."""
     try:
         yield
     except BaseException as error:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        if own is not None:
+            with contextlib.suppress(OSError):  # somebody put something into it
+                own.rmdir()
         if isinstance(error, KeyboardInterrupt) and not error.args:
             error.args = (
                 "Nothing was written: give the same command again, with --quick or fewer --frames for less.",

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import cv2
 import numpy as np
 
 from ..errors import CpslError
@@ -82,6 +83,8 @@ def _measured(measure: Callable[[], HasSection]) -> HasSection:
         return measure()
     except CpslError as error:
         return NotMeasured(reason=str(error))
+    except (MemoryError, cv2.error) as error:  # OpenCV says so in its own way
+        return NotMeasured(reason=f"it does not fit into memory or OpenCV cannot do it: {str(error)[:200]}")
 
 
 def cold_start(job: Job, frame: EncodedFrame) -> Section:

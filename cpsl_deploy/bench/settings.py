@@ -7,6 +7,11 @@ from typing import Any
 
 from ..errors import InputError
 
+MOST = 10**7
+"""Of anything that is counted: a typing error should not fill the memory."""
+MOST_BATCH = 1024
+MOST_PIXELS = 1 << 27
+"""As of images that are read (`cpsl_deploy.sources.base.FILE_LIMITS`)."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -72,15 +77,28 @@ class BenchmarkSettings:
         }
         for name, value in least.items():
             given = getattr(self, name)
-            if given is not None and not given >= value:
-                raise InputError(f"{_words(name)} is {value} or more; got {given}")
+            if given is not None and not value <= given < MOST:
+                raise InputError(f"{_words(name)} is {value} or more, and below {MOST}; got {given}")
         for name in ("stream_fps", "max_age_ms", "matrix_tflops", "copy_gbs", "sustain_minutes"):
             given = getattr(self, name)
             if given is not None and not 0 < given < float("inf"):
                 unit = " of minutes" if name == "sustain_minutes" else ""
                 raise InputError(f"{_words(name)} is a number{unit} above 0; got {given}")
-        if any(batch < 1 for batch in self.sweep_batches):
-            raise InputError(f"a batch has 1 frame or more; got {', '.join(map(str, self.sweep_batches))}")
+        if any(not 1 <= batch <= MOST_BATCH for batch in self.sweep_batches):
+            raise InputError(
+                f"a batch has 1 to {MOST_BATCH} frames; got {', '.join(map(str, self.sweep_batches))}"
+            )
+        for size in (*self.sweep_sizes, *([self.size] if self.size else [])):
+            if size[0] * size[1] > MOST_PIXELS:
+                raise InputError(
+                    f"a frame has {MOST_PIXELS} pixels at most; got {size[0]}x{size[1]}. Make it smaller"
+                )
+        if self.max_age_ms is not None and self.max_age_ms <= 1000 / self.stream_fps:
+            raise InputError(
+                f"at {self.stream_fps:g} frames/s a result is {1000 / self.stream_fps:g} ms old before "
+                f"the next one can come, and a peak age of {self.max_age_ms:g} ms was asked for. Raise "
+                "max-age-ms or stream-fps"
+            )
         if (self.matrix_tflops is None) != (self.copy_gbs is None):
             raise InputError(
                 "matrix_tflops and copy_gbs are given together, or both are measured; got one of them"

@@ -78,7 +78,7 @@ def render_report(
     place = new_output_folder(folder, overwrite=overwrite)
     try:
         return _write(record, place, json=None, plot=plot)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise damaged(origin, error) from error
 
 
