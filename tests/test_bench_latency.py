@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from functools import partial
 
@@ -17,8 +18,10 @@ from cpsl_deploy.bench.class_cost import (
     mask_contours,
     measure_extraction,
 )
+from cpsl_deploy.bench.drift import drift_of
 from cpsl_deploy.bench.frames import EncodedFrame, decoded_frames, evenly_spaced, synthetic_frames
 from cpsl_deploy.bench.latency import STAGES, FrameTimer, LatencySamples, measure_latency, summarise
+from cpsl_deploy.bench.latency_interval import latency_intervals
 from cpsl_deploy.bench.steady import SteadyRule, WarmUp
 from cpsl_deploy.bench.synchronisation import Synchronisation
 from cpsl_deploy.errors import DataError, InputError
@@ -62,6 +65,61 @@ def test_class_latency_counts_only_frames_that_show_the_class():
     assert (twice.frames, twice.p50_ms, twice.p99_ms) == (2, 30.0, pytest.approx(39.8))
     assert (never.frames, never.p50_ms, never.p99_ms) == (0, None, None)
     assert samples.fps == pytest.approx(1000 / (70 / 3))
+
+
+def test_a_stray_pixel_is_no_class_that_appears():
+    samples = samples_of([10.0, 20.0], [[4996, 4], [4995, 5]])
+    samples = dataclasses.replace(samples, sizes=((50, 100),) * 2)
+    assert [latency.frames for latency in class_latencies(samples)] == [2, 1]
+
+
+def test_a_note_says_that_every_class_is_in_every_frame():
+    (note,) = samples_of([10.0, 20.0], [[8, 8, 0], [4, 12, 0]]).notes()
+    assert note.startswith("Every class that is predicted appears in every frame")
+    assert samples_of([10.0, 20.0], [[8, 8, 0], [16, 0, 0]]).notes() == []
+
+
+def test_a_note_says_that_latency_moved_while_it_was_measured():
+    random = np.random.default_rng(0)
+    pixels = [[16, 0]] * 120
+    steady = 100 + random.normal(0, 3, 120)
+    assert samples_of(steady, pixels).notes() == []
+    (note,) = samples_of(steady + np.linspace(-8, 8, 120), pixels).notes()
+    assert note.startswith("Latency rose by 1") and "first third" in note
+    (note,) = samples_of((steady + np.linspace(-8, 8, 120))[::-1], pixels).notes()
+    assert note.startswith("Latency fell by")
+
+
+def test_chance_and_a_busy_moment_are_no_drift():
+    random = np.random.default_rng(1)
+    found = [drift_of(100 * np.exp(0.15 * random.normal(size=60))) for _ in range(100)]
+    assert sum(drift is not None for drift in found) <= 5
+    assert drift_of(np.r_[np.full(50, 10.0), np.full(10, 40.0), np.full(60, 10.0)]) is None
+
+
+def test_intervals_hold_the_percentiles_and_are_wider_where_neighbours_are_alike():
+    random = np.random.default_rng(2)
+    apart = 100 + 10 * random.normal(size=300)
+    found = latency_intervals(apart)
+    for name, value in (("p50", np.median(apart)), ("p90", np.percentile(apart, 90))):
+        assert found[name]["low"] <= value <= found[name]["high"]
+    alike = np.convolve(random.normal(size=339), np.ones(40) / 40**0.5, "valid") * 10 + 100
+    wider = latency_intervals(alike)
+    assert wider["block"] > found["block"]
+    width, wide = (one["p50"]["high"] - one["p50"]["low"] for one in (found, wider))
+    assert wide > 2 * width
+    assert latency_intervals(apart[:19]) is None
+
+
+def test_the_first_class_after_an_inference_pays_for_no_cold_cache(monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        "cpsl_deploy.bench.class_cost.time_extraction", lambda labels, k: order.append(k) or (len(order),) * 3
+    )
+    samples = samples_of([1.0] * 3, [[8, 8, 0, 0]] * 3)
+    measure_extraction(segmenter_of(KnownBackend()), grey_frames(10, 20, 30), samples)
+    assert order == [0, 0, 1, 0, 1, 0, 0, 0, 1]  # one not counted, then in turns
+    #                ^        ^        ^
 
 
 def test_extraction_gives_mask_area_and_outer_contours():
@@ -150,7 +208,7 @@ def test_without_a_number_frames_run_until_they_are_steady():
 
 
 def test_five_milliseconds_more_are_measured_as_five_milliseconds_more():
-    """In turns, so that both see the same machine, and by the median, which an interruption does not move."""
+    """In turns, so that both see the same machine, and by the least, which nothing else on it can lower."""
     timers = {delay: FrameTimer(segmenter_of(KnownBackend(delay))) for delay in (0.001, 0.006)}
     frame = grey_frames(10)[0]
     rows = []
@@ -158,11 +216,11 @@ def test_five_milliseconds_more_are_measured_as_five_milliseconds_more():
         order = sorted(timers, reverse=bool(i % 2))
         rows.append({delay: timers[delay].run(frame)[0] for delay in order})
     differences = {
-        stage: float(np.median([row[0.006][stage] - row[0.001][stage] for row in rows]))
+        stage: min(row[0.006][stage] for row in rows) - min(row[0.001][stage] for row in rows)
         for stage in ("decode", "pre", "inference", "post", "encode", "total")
     }
-    assert differences.pop("inference") == pytest.approx(5.0, abs=0.75)
-    assert differences.pop("total") == pytest.approx(5.0, abs=0.75)
+    assert differences.pop("inference") == pytest.approx(5.0, abs=0.5)
+    assert differences.pop("total") == pytest.approx(5.0, abs=0.5)
     assert max(map(abs, differences.values())) < 0.25
 
 

@@ -67,16 +67,16 @@ def test_configurations_take_turns_and_each_visit_begins_with_a_batch_that_is_no
 
 
 def test_times_are_of_one_frame():
-    """4 ms a batch, however many frames are in it; the copies, too, have their share."""
+    """20 ms a batch, however many frames are in it; the copies, too, have their share."""
     found = sweep_cells(
-        segmenter_of(DeviceBackend(0.004, batch=None)), FRAMES, batches=[1, 4], rounds=2, per_round=2
+        segmenter_of(DeviceBackend(0.02, batch=None)), FRAMES, batches=[1, 4], rounds=2, per_round=2
     )
     one, four = found
     assert list(one.stages_ms) == ["pre", "host_to_device", "inference", "device_to_host", "post", "total"]
     assert one.frame_size == SIZE  # of the model, without sizes
     assert one.stages_ms["host_to_device"].p50 == pytest.approx(2.0)
     assert four.stages_ms["host_to_device"].p50 == pytest.approx(0.5)
-    assert one.stages_ms["inference"].p50 >= 4.0 > four.stages_ms["inference"].p50 >= 1.0
+    assert one.stages_ms["inference"].p50 >= 20.0 > four.stages_ms["inference"].p50 >= 5.0
     assert one.stages_ms["total"].p50 > 2 * four.stages_ms["total"].p50 and four.fps > 2 * one.fps
 
 
