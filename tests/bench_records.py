@@ -51,6 +51,18 @@ def complete_record(
         },
         "versions": {"cpsl_deploy": "0.1.0", "python": "3.11.9", "onnxruntime": "1.31.1", "openvino": None},
         "clock": {"name": "perf_counter_ns", "resolution_ns": 1.0, "overhead_ns": 45.0, "samples": 10000},
+        "conditions": {
+            "load_average_before": 0.4,
+            "load_average_after": 2.1,
+            "parts": {
+                "latency": {
+                    "seconds": 12.0,
+                    "cpu_cores_used": 1.9,
+                    "waited_share": 0.01,
+                    "stolen_share": None,
+                },
+            },
+        },
         "model": _model(classes),
         "data": {
             "reference": "streets.yaml",
@@ -350,6 +362,7 @@ def _roofline() -> dict[str, Any]:
             "copy_bytes": copy_bytes,
             "copy_how": "Best of 7 copies of 256 MiB, read and written.",
             "stated": False,
+            "disturbed": False,
         },
         "compulsory_limit_ms": 0.5 * layer_limit,
         "layer_limit_ms": layer_limit,

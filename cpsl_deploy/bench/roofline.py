@@ -32,7 +32,7 @@ from ..errors import CpslError, InputError, UnavailableError
 from ..files import sha256
 from ..machine.device_rates import device_rates
 from ..machine.rates import Rates, measure_rates
-from .graph_cost import GraphCost, LayerCost, graph_cost
+from .graph_cost import FUSED, GraphCost, LayerCost, graph_cost
 from .latency import Progress, no_progress
 from .layer_profile import LayerProfile, profile_layers
 
@@ -56,7 +56,7 @@ class LayerLimit:
     """As of `LayerCost`, at the width of that precision."""
     limit_ms: float
     bound: str
-    """By what: "compute" or "memory"."""
+    """By what: "compute", "memory", or "fused": done by a neighbour on the way, at no time of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +94,11 @@ class Roofline:
 
     def notes(self) -> list[str]:
         """What a reader must know before believing a fraction."""
+        if self.rates.disturbed:
+            return [
+                "The machine was busy while its rates were measured: they are too low, and what is said of "
+                "the roofline cannot be relied on. Measure again on an idle machine."
+            ]
         if self.fraction <= PLAUSIBLE:
             return []
         share = 1 / self.fraction
@@ -121,6 +126,7 @@ class Roofline:
                 "copy_bytes": self.rates.copy.bytes_per_s,
                 "copy_how": self.rates.copy.how,
                 "stated": self.rates.stated is not None,
+                "disturbed": self.rates.disturbed,
             },
             "compulsory_limit_ms": self.limits.compulsory_limit_ms,
             "layer_limit_ms": self.limits.layer_limit_ms,
@@ -190,6 +196,8 @@ def roofline_fraction(
     try:
         _, cost = _cost(Path(model_path), frame_size)
         rates = _rates(cost, runtime, threads) if rates is None else rates
+        if rates.disturbed:
+            raise UnavailableError("the machine was busy while its rates were measured")
         return limits(cost, rates, runtime["precision"]).layer_limit_ms / measured_ms
     except CpslError as error:
         _log.info("%s: no roofline: %s", model_path, error)
@@ -206,9 +214,11 @@ def limits(cost: GraphCost, rates: Rates, precision: str) -> Limits:
     layers = tuple(
         _layer_limit(layer, rates, _computed_in(layer.precision, precision)) for layer in cost.layers
     )
-    # Each operation at its own precision's rate.
+    # Each operation at its own precision's rate; what is fused is no matrix product.
     compute_ms = sum(
-        1e3 * limit.layer.flops / rates.matrix_rate(limit.precision).flops_per_s for limit in layers
+        1e3 * limit.layer.flops / rates.matrix_rate(limit.precision).flops_per_s
+        for limit in layers
+        if limit.bound != "fused"
     )
     memory_ms = 1e3 * (cost.frame_bytes + cost.parameter_bytes) / rates.copy.bytes_per_s
     work: dict[str, int] = {}
@@ -226,12 +236,13 @@ def _layer_limit(layer: LayerCost, rates: Rates, precision: str) -> LayerLimit:
     moved = layer.bytes * _WIDTH[precision] // _WIDTH[layer.precision]
     compute_ms = 1e3 * layer.flops / rates.matrix_rate(precision).flops_per_s
     memory_ms = 1e3 * moved / rates.copy.bytes_per_s
+    fused = layer.operator in FUSED
     return LayerLimit(
         layer=layer,
         precision=precision,
         bytes=moved,
-        limit_ms=max(compute_ms, memory_ms),
-        bound="compute" if compute_ms >= memory_ms else "memory",
+        limit_ms=0.0 if fused else max(compute_ms, memory_ms),
+        bound="fused" if fused else "compute" if compute_ms >= memory_ms else "memory",
     )
 
 

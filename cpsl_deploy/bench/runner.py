@@ -19,6 +19,7 @@ from . import sections
 from .accuracy import ClassAccuracy, class_differences
 from .class_cost import measure_extraction
 from .clock import measure_clock
+from .conditions import Conditions
 from .fingerprint import data_sha256
 from .frames import EncodedFrame, dataset_frames, evenly_spaced, synthetic_frames
 from .latency import LatencySamples, LatencySummary, Progress, measure_latency, no_progress
@@ -121,30 +122,42 @@ def _measure(job: Job, command: str | None) -> BenchmarkResult:
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     machine = describe_machine()  # its load is that before the benchmark
     clock = measure_clock()
+    conditions = Conditions()
     with _load(job) as segmenter:
         frames = _frames(job, segmenter)
     parts: dict[str, Section] = {"cold_start": sections.cold_start(job, frames[0])}
     # What may end with an error comes first: it should not cost the minutes of the rest.
-    parts["variants"] = sections.variants(job, frames)
+    with conditions.part("variants"):
+        parts["variants"] = sections.variants(job, frames)
     with _load(job) as segmenter:
-        samples = measure_latency(
-            segmenter,
-            frames,
-            count=job.settings.frames or (SYNTHETIC_COUNT if job.dataset is None else len(frames)),
-            warm_up=job.settings.warm_up,
-            progress=job.progress,
-        )
-        parts["throughput"] = sections.throughput(job, segmenter, frames, samples)
-        parts["stream"] = sections.stream(job, segmenter, frames)
-        parts["load"] = sections.load(job, segmenter, frames)
-        parts["sweep"] = sections.sweep(job, segmenter, frames)
-        parts["roofline"] = sections.roofline(job, segmenter, samples)
+        with conditions.part("latency"):
+            samples = measure_latency(
+                segmenter,
+                frames,
+                count=job.settings.frames or (SYNTHETIC_COUNT if job.dataset is None else len(frames)),
+                warm_up=job.settings.warm_up,
+                progress=job.progress,
+            )
+        with conditions.part("throughput"):
+            parts["throughput"] = sections.throughput(job, segmenter, frames, samples)
+        with conditions.part("stream"):
+            parts["stream"] = sections.stream(job, segmenter, frames)
+        with conditions.part("load"):
+            parts["load"] = sections.load(job, segmenter, frames)
+        with conditions.part("sweep"):
+            parts["sweep"] = sections.sweep(job, segmenter, frames)
+        with conditions.part("roofline"):
+            parts["roofline"] = sections.roofline(job, segmenter, samples)
         extraction = measure_extraction(segmenter, frames, samples, job.progress)
-        accuracy = sections.accuracy(job, segmenter)
-        sustained = sections.sustained(job, segmenter, frames)
+        with conditions.part("accuracy"):
+            accuracy = sections.accuracy(job, segmenter)
+        with conditions.part("sustained"):
+            sustained = sections.sustained(job, segmenter, frames)
         parts |= {"accuracy": accuracy, "sustained": sustained}
         described = _description(job, segmenter)
-    notes = [*notes_of(job.whole, machine, samples, accuracy)]
+    asked = {name for name, part in parts.items() if part is not None} | {"latency"}
+    conditions.parts = {name: part for name, part in conditions.parts.items() if name in asked}
+    notes = [*notes_of(job.whole, machine, samples, accuracy), *conditions.notes()]
     if isinstance(sustained, Sustained):
         notes += sustained.notes
     if isinstance(parts["roofline"], Roofline):
@@ -157,6 +170,7 @@ def _measure(job: Job, command: str | None) -> BenchmarkResult:
         "machine": asdict(machine),
         "versions": package_versions(),
         "clock": clock.to_json(),
+        "conditions": conditions.to_json(),
         **described,
         "synchronisation": samples.synchronisation.to_json(),
         "warm_up": samples.warm_up.to_json(),

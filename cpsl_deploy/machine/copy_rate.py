@@ -10,10 +10,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
+
+from .processor_share import PATIENCE_S, UNDISTURBED, remember_undisturbed
 
 LEAST_BYTES, MOST_BYTES = 64 << 20, 1 << 30
 """Of the source, and of the target as well."""
@@ -31,23 +32,31 @@ class CopyRate:
     """Read and written together."""
     how: str
     """One sentence for a report."""
+    disturbed: bool = False
+    """Other work had the cores in every copy: the rate is too low."""
 
 
-@cache
+@remember_undisturbed
 def copy_rate(threads: int) -> CopyRate:
     """Measure it, the best of several copies, once in a process for each number of threads."""
     size = _array_bytes(_last_level_cache(), _available_memory()) // (8 * threads) * (8 * threads)
     source, target = np.ones(size // 8), np.zeros(size // 8)  # both written to, so that their pages are there
     parts = list(zip(np.split(source, threads), np.split(target, threads), strict=True))
-    best, copies, began = float("inf"), 0, time.perf_counter()
+    best, copies, share, began = float("inf"), 0, 0.0, time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        while copies < LEAST_COPIES or time.perf_counter() - began < BUDGET_S:
-            start = time.perf_counter()
+        while copies < LEAST_COPIES or time.perf_counter() - began < (
+            BUDGET_S if share >= UNDISTURBED else PATIENCE_S
+        ):
+            start, processor = time.perf_counter(), time.process_time()
             # NumPy lets go of the interpreter's lock while it copies.
             list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
-            best, copies = min(best, time.perf_counter() - start), copies + 1
+            took = time.perf_counter() - start
+            best, copies = min(best, took), copies + 1
+            share = max(share, (time.process_time() - processor) / max(took * threads, 1e-9))
     how = f"best of {copies} copies of {size >> 20} MiB, {threads} thread{'s' * (threads > 1)}"
-    return CopyRate(bytes_per_s=2 * size / best, how=f"{how}, bytes read and written")
+    return CopyRate(
+        bytes_per_s=2 * size / best, how=f"{how}, bytes read and written", disturbed=share < UNDISTURBED
+    )
 
 
 def _array_bytes(last_level_cache: int, available: int | None) -> int:

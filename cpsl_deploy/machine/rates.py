@@ -30,6 +30,11 @@ class Rates:
     stated: MatrixRate | None = None
     """Given by the user, for whatever precision the model computes in; None if rates were measured."""
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work had the cores while one of them was measured: it is too low."""
+        return self.copy.disturbed or any(rate.disturbed for rate in self.matrix.values())
+
     def matrix_rate(self, precision: str) -> MatrixRate:
         """Of one precision. Raises UnavailableError with the reason if there is none."""
         rate = self.stated or self.matrix.get(precision)

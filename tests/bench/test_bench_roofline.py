@@ -104,9 +104,11 @@ def test_a_section_of_a_record(tmp_path: Path) -> None:
     # Both of the former move more than they compute; the sum counts as fused.
     moved = 4 * 7 * pixels + 64 + 24 * pixels
     assert section["bytes"] == moved
-    assert section["layer_limit_ms"] == pytest.approx(1e-6 * (moved + pixels))
+    assert section["layer_limit_ms"] == pytest.approx(1e-6 * moved)
     assert section["fraction"] == pytest.approx(section["layer_limit_ms"] / 2)
-    assert section["compulsory_fraction"] == pytest.approx(1e-6 * work / 2)
+    assert section["compulsory_fraction"] == pytest.approx(1e-6 * (work - pixels) / 2)
+    fused = [one for one in section["layers"] if one["bound"] == "fused"]
+    assert [(one["flops"], one["limit_ms"]) for one in fused] == [(pixels, 0)]
     assert section["slowest"] and section["profile_ms"] > 0
 
 
@@ -155,6 +157,17 @@ def test_a_fraction_that_cannot_be_is_noted(tmp_path: Path) -> None:
     assert measure_roofline(path, CPU, (96, 160), limit, rates=machine).notes() == []
     (note,) = measure_roofline(path, CPU, (96, 160), limit / 4, rates=machine).notes()
     assert "0.25 of the time" in note
+
+
+def test_on_a_busy_machine_no_fraction_is_sound(tmp_path: Path) -> None:
+    path = write_tiny_onnx(tmp_path / "m.onnx")
+    slowed = MatrixRate(flops_per_s=1e9, how="by hand", disturbed=True)
+    machine = Rates(matrix={"f32": slowed}, copy=CopyRate(bytes_per_s=1e9, how="by hand"))
+    found = measure_roofline(path, CPU, (96, 160), 1e3, rates=machine)
+    (note,) = found.notes()
+    assert note.startswith("The machine was busy while its rates were measured")
+    assert found.to_json()["rates"]["disturbed"] is True
+    assert roofline_fraction(path, CPU, (96, 160), 1.0, rates=machine) is None
 
 
 def test_a_device_is_measured_by_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

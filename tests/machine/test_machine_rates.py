@@ -37,6 +37,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy_module, "LEAST_BYTES", 1 << 20)
     monkeypatch.setattr(copy_module, "CACHES_OVER", 0)
     monkeypatch.setattr(copy_module, "BUDGET_S", 0.0)
+    for module in (matrix_module, copy_module):  # whatever else this machine does
+        monkeypatch.setattr(module, "PATIENCE_S", 0.0)
 
 
 def libraries(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> None:

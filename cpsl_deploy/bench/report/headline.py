@@ -66,7 +66,8 @@ def headline(record: Record) -> list[Figure]:
         figures.append(
             Figure(value=percent(accuracy["miou"]), unit="%", title="mIoU", detail=miou_interval(accuracy))
         )
-    if roofline := measured(record, "roofline"):
+    roofline = measured(record, "roofline")
+    if roofline and not roofline["rates"].get("disturbed"):
         figures.append(
             Figure(value=percent(roofline["fraction"], 0), unit="%", title="of the roofline",
                    detail=f"limit {milliseconds(roofline['layer_limit_ms'])} ms per frame")

@@ -112,6 +112,7 @@ def roofline_table(found: dict[str, Any]) -> Table:
     """The model's work, the machine's rates, and the time that follows."""
     rates = found["rates"]
     origin = "stated" if rates["stated"] else "measured"
+    origin += " on a busy machine, too low" if rates.get("disturbed") else ""
     rows = [
         ("parameters", scaled(found["parameters"], ""), size_in_bytes(found["parameter_bytes"])),
         ("work per frame", scaled(found["flops"], "FLOP"), f"of {found['graph']}"),

@@ -173,6 +173,8 @@ def _variants(record: Record, found: dict[str, Any]) -> Section:
 
 def _roofline(record: Record, found: dict[str, Any]) -> Section:
     rates = found["rates"]
+    disturbed = rates.get("disturbed")
+    reached = "" if disturbed else f": {percent(found['fraction'])} % of the limit is reached"
     tables = [of.roofline_table(found)]
     if found["slowest"]:
         tables.append(of.slowest_layer_table(found))
@@ -182,11 +184,13 @@ def _roofline(record: Record, found: dict[str, Any]) -> Section:
         words=(
             f"At {scaled(rates['matrix_flops'], 'FLOP/s')} and {scaled(rates['copy_bytes'], 'B/s')} the "
             f"graph needs {milliseconds(found['layer_limit_ms'])} ms at least, layer by layer; it takes "
-            f"{milliseconds(found['measured_ms'])} ms: {percent(found['fraction'])} % of the limit is "
-            "reached.",
+            f"{milliseconds(found['measured_ms'])} ms{reached}.",
         ),
         tables=tuple(tables),
         charts=("roofline", "slowest"),
+        alarm="The machine was busy while its rates were measured: no share of the limit can be relied on."
+        if disturbed
+        else None,
     )
 
 
