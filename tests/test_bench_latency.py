@@ -75,7 +75,7 @@ def test_a_stray_pixel_is_no_class_that_appears():
 
 def test_a_note_says_that_every_class_is_in_every_frame():
     (note,) = samples_of([10.0, 20.0], [[8, 8, 0], [4, 12, 0]]).notes()
-    assert note.startswith("Every class that is predicted appears in every frame")
+    assert note.startswith("Every class that is predicted is in every frame")
     assert samples_of([10.0, 20.0], [[8, 8, 0], [16, 0, 0]]).notes() == []
 
 
@@ -107,7 +107,7 @@ def test_intervals_hold_the_percentiles_and_are_wider_where_neighbours_are_alike
     wider = latency_intervals(alike)
     assert wider["block"] > found["block"]
     width, wide = (one["p50"]["high"] - one["p50"]["low"] for one in (found, wider))
-    assert wide > 2 * width
+    assert wide > 1.5 * width
     assert latency_intervals(apart[:19]) is None
 
 

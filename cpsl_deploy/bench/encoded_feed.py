@@ -60,6 +60,10 @@ class EncodedFeed(Feed):
             )
         self.name, self.count, self.fps, self.live = name, count, fps, fps is not None
         self.status = SourceStatus(name)
+        self.busy_s = 0.0
+        """Seconds of its thread in reading and decoding."""
+        self.began_s: float | None = None
+        """`time.perf_counter` when its thread began; None before."""
         self._frames, self._first, self._phase = frames, first, phase
         self._stop = threading.Event()
         self._inbox: Inbox | None = None
@@ -95,6 +99,7 @@ class EncodedFeed(Feed):
             inbox.end()
 
     def _play(self, inbox: Inbox) -> None:
+        self.began_s = time.perf_counter()
         period_s = 1 / self.fps if self.fps else 0.0
         began_s = time.monotonic() + self._phase * period_s
         for index in range(self.count or 0):
@@ -112,11 +117,14 @@ class EncodedFeed(Feed):
 
     def _frame(self, index: int, due_s: float, period_s: float) -> Frame:
         encoded = self._frames[(self._first + index) % len(self._frames)]
+        began_s = time.perf_counter()
+        image = encoded.decode(encoded.read())
+        self.busy_s += time.perf_counter() - began_s
         return Frame(
             source=self.name,
             index=index,
             name=f"{self.name}-{index:06d}",
-            image=encoded.decode(encoded.read()),
+            image=image,
             captured_s=due_s,
             time_s=index * period_s,
         )

@@ -12,7 +12,9 @@ from ..errors import InputError
 from ..overlay import encode_label_png
 from ..segmenter import FrameBuffers, Prediction
 from .clock import Stopwatch
+from .drift import drift_of
 from .frames import EncodedFrame, decoded_frames
+from .latency_interval import latency_intervals
 from .steady import MAD_TO_SIGMA, SteadyRule, WarmUp, run_warm_up
 from .synchronisation import CHECKED_FRAMES, Synchronisation, check_synchronised
 
@@ -29,6 +31,9 @@ is no such stage. ``encode`` makes a PNG of the labels, as `cpsl_deploy.sinks.La
 is the wall clock over all of it, so at least the sum of the others.
 """
 
+APPEARS_SHARE = 0.001
+"""A class appears in a frame in which at least this share of the pixels is predicted as it: stray pixels of
+every class lie in nearly every label map, and would make all classes alike."""
 OUTLIER_SIGMAS = 5
 OUTLIER_LEAST_SHARE = 0.01
 """Of the median: frames that all take the same, to a hundredth, have no outliers."""
@@ -104,6 +109,25 @@ class LatencySamples:
         """Total of the very first frame. Not among the samples."""
         return self.warm_up.first_frame_ms
 
+    @property
+    def shown(self) -> np.ndarray:
+        """(N, K) bool: the classes that appear in each frame, by APPEARS_SHARE."""
+        areas = np.array([height * width for height, width in self.sizes])
+        shown: np.ndarray = self.predicted_pixels >= np.maximum(1, APPEARS_SHARE * areas)[:, None]
+        return shown
+
+    def notes(self) -> list[str]:
+        """What a reader must know before believing the latencies; a sentence or two each."""
+        notes = []
+        if drift := drift_of(self.stages_ms["total"]):
+            notes.append(drift.note)
+        shown = self.shown[:, self.predicted_pixels.any(axis=0)]
+        if shown.shape[1] > 1 and shown.all():
+            notes.append(
+                "Every class that is predicted is in every frame: latency by class is that of all frames."
+            )
+        return notes
+
     def summary(self) -> dict[str, LatencySummary]:
         """One summary for each stage that there is."""
         return {stage: summarise(times) for stage, times in self.stages_ms.items()}
@@ -130,6 +154,7 @@ class LatencySamples:
         return {
             "fps": self.fps,
             "stages_ms": {stage: asdict(summary) for stage, summary in self.summary().items()},
+            "intervals": latency_intervals(self.stages_ms["total"]),
             "outliers": {
                 "rule": OUTLIER_RULE,
                 "count": len(found),

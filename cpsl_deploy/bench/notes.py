@@ -45,6 +45,7 @@ def notes_of(
         yield f"p99 of {count} frames says little more than their maximum; measure {RELIABLE_P99} or more."
     if note := samples.warm_up.note:
         yield note
+    yield from samples.notes()
     if machine.was_busy:
         yield (
             f"The machine was busy in the minute before the start (load average {machine.load_average}): "

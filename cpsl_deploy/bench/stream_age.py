@@ -23,7 +23,7 @@ from ..streams.stream import Stream
 from .class_cost import ClassLatency
 from .encoded_feed import EncodedFeed, in_memory
 from .frames import EncodedFrame
-from .latency import LatencySummary, Progress, no_progress, summarise
+from .latency import APPEARS_SHARE, LatencySummary, Progress, no_progress, summarise
 
 if TYPE_CHECKING:
     from ..segmenter import Segmenter
@@ -42,7 +42,7 @@ class Delivered:
     delivered_s: list[float] = field(default_factory=list)
     """When the result was handed over."""
     shown: list[np.ndarray] = field(default_factory=list)
-    """(K,) bool each: the classes with a pixel in the result's labels. Only where they were asked for."""
+    """(K,) bool each: the classes that appear in the result's labels. Only where they were asked for."""
     frames: int = 0
     """That the source had for the model, settling not counted."""
 
@@ -111,7 +111,7 @@ class StreamAge:
     peak_age_ms: LatencySummary
     """When the next result replaced it."""
     classes: tuple[ClassLatency, ...]
-    """Age at delivery of the results in which each class of the model has a pixel."""
+    """Age at delivery of the results in which each class of the model appears (APPEARS_SHARE)."""
 
     def to_json(self) -> dict[str, Any]:
         """The record's section ``stream``; ``classes`` go to the record's classes, as ``stream_age``."""
@@ -197,9 +197,10 @@ def play(
 
 
 def _shown(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(K,) bool: whether each class has a pixel in labels uint8 (H, W)."""
+    """(K,) bool: whether each class appears in labels uint8 (H, W)."""
     histogram = cv2.calcHist([labels], [0], None, [256], [0, 256])
-    return histogram.ravel()[:classes] > 0  # (256, 1), or (256,) from OpenCV 5 on
+    least = max(1.0, APPEARS_SHARE * labels.size)
+    return histogram.ravel()[:classes] >= least  # (256, 1), or (256,) from OpenCV 5 on
 
 
 def _class_age(age_ms: np.ndarray) -> ClassLatency:

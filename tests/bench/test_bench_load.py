@@ -24,6 +24,7 @@ def trial(streams: int, peak_ms: float) -> LoadTrial:
         peak_age_p99_ms=peak_ms,
         delivered_fps=10.0,
         dropped_share=0.0,
+        results=100,
         within=peak_ms <= LIMIT,
     )
 
@@ -47,6 +48,23 @@ def test_both_sides_of_the_edge_are_measured_more_than_once() -> None:
     tried = [one.streams for one in found.trials]
     assert tried.count(10) >= 2
     assert tried.count(11) >= 2
+
+
+def test_the_middle_of_the_trials_that_broke_it_is_quoted() -> None:
+    peaks = iter([900.0, 210.0])
+    found = search(lambda n: 100.0 if n == 1 else next(peaks, 230.0), most_streams=2)
+    assert found.run() == (1, "At 2 streams the 99th percentile of the peak age was 900 ms, above 200 ms.")
+    peaks = iter([180.0, 900.0, 210.0])
+    found = search(lambda n: 100.0 if n == 1 else next(peaks, 230.0), most_streams=2)
+    assert found.run()[0] == 1
+    peaks = iter([900.0, 230.0, 210.0])
+    found = search(lambda n: next(peaks), most_streams=1)
+    assert found.run()[0] == 0
+
+
+def test_a_quarter_beyond_the_limit_is_not_clear() -> None:
+    spoiled = iter([250.0])
+    assert search(lambda n: next(spoiled, 100.0), most_streams=1).run()[0] == 1
 
 
 def test_one_bad_moment_does_not_end_the_search() -> None:
@@ -103,6 +121,7 @@ def test_a_stream_without_a_result_breaks_the_limit() -> None:
     assert not seen.within
     assert (seen.delivered_fps, seen.dropped_share) == (10.0, 0.5)
     assert seen.peak_age_p99_ms == pytest.approx(110)
+    assert seen.results == 1
     nothing = trial_of(PacedRun(streams=(Delivered(frames=2),), seconds=0.2), 1000.0)
     assert (nothing.within, nothing.peak_age_p99_ms, nothing.age_p99_ms) == (False, None, None)
 
@@ -125,5 +144,6 @@ def test_the_number_found_is_what_arithmetic_says() -> None:
         "max_age_ms", "percentile", "source_fps", "seconds_per_trial", "streams", "limit", "trials",
     ]  # fmt: skip
     assert list(section["trials"][0]) == [
-        "streams", "age_p99_ms", "peak_age_p99_ms", "delivered_fps", "dropped_share", "within",
+        "streams", "age_p99_ms", "peak_age_p99_ms", "delivered_fps", "dropped_share", "results",
+        "within",
     ]  # fmt: skip

@@ -224,7 +224,7 @@ def test_tables_have_the_record_s_figures(record):
     assert short_class_row(record["classes"][1])[1:3] == ("n/a", "n/a")
     text = markdown(record)
     assert "| openvino bf16 | bf16 | 4.2 MiB | 19.00 |" in text and "| 2.11 | 2.05–2.17 |" in text
-    assert "| 8 | 158.0 | 213.6 | 160.0 | 20.0 | no |" in text
+    assert "| 8 | 158.0 | 213.6 | 160.0 | 20.0 | 800 | no |" in text
     assert "| 1024x2048 | 4 | The model's batch is fixed at 1. | n/a |" in text
     assert text.index("openvino int8 |") < text.index("openvino bf16 |")  # the fastest first
 

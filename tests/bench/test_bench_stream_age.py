@@ -7,10 +7,16 @@ import pytest
 from live_feeds import stand_in
 
 from cpsl_deploy.bench.frames import EncodedFrame, _jpeg_frame, synthetic_frames
-from cpsl_deploy.bench.stream_age import Delivered, PacedRun, measure_stream_age, play
+from cpsl_deploy.bench.stream_age import Delivered, PacedRun, _shown, measure_stream_age, play
 from cpsl_deploy.errors import InputError
 
 SIZE = (32, 48)
+
+
+def test_a_stray_pixel_is_no_class_that_appears() -> None:
+    labels = np.zeros((50, 100), np.uint8)
+    labels[0, :4], labels[1, :5] = 1, 2  # of 5000 pixels
+    assert _shown(labels, 4).tolist() == [True, False, True, False]
 
 
 def frame_of(value: int) -> EncodedFrame:

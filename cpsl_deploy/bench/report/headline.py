@@ -52,7 +52,8 @@ def headline(record: Record) -> list[Figure]:
     latency = record["latency"]
     total = latency["stages_ms"]["total"]
     figures = [
-        Figure(value=milliseconds(total["p50"]), unit="ms", title="latency p50", detail="end to end"),
+        Figure(value=milliseconds(total["p50"]), unit="ms", title="latency p50",
+               detail="end to end" + latency_interval(latency)),
         Figure(value=milliseconds(total["p99"]), unit="ms", title="latency p99",
                detail=f"max {milliseconds(total['max'])} ms of {plural(total['count'], 'frame')}"),
         Figure(value=number(latency["fps"]), unit="frames/s", title="in sequence"),
@@ -60,7 +61,8 @@ def headline(record: Record) -> list[Figure]:
     if throughput := measured(record, "throughput"):
         figures.append(
             Figure(value=number(throughput["fps"]), unit="frames/s", title="overlapped",
-                   detail=f"{percent(throughput['share_of_slowest'], 0)} % of {throughput['slowest_stage']}")
+                   detail=f"{throughput['slowest_stage']} "
+                   f"busy {percent(throughput['share_of_slowest'], 0)} %")
         )  # fmt: skip
     if accuracy := measured(record, "accuracy"):
         figures.append(
@@ -78,6 +80,15 @@ def headline(record: Record) -> list[Figure]:
                    detail=f"of {load['source_fps']:g} frames/s, peak age within {load['max_age_ms']:g} ms")
         )  # fmt: skip
     return figures
+
+
+def latency_interval(latency: dict[str, Any]) -> str:
+    """The interval of the median latency in words; empty without one."""
+    found = latency.get("intervals")
+    if not found:
+        return ""
+    low, high = (milliseconds(found["p50"][end]) for end in ("low", "high"))
+    return f", {100 * found['level']:g} % interval {low} to {high} ms"
 
 
 def miou_interval(accuracy: dict[str, Any]) -> str:

@@ -195,7 +195,7 @@ def throughput(record: Record) -> Figure | None:
     rows = {
         "one after the other": (found["single_fps"], GREY),
         "stages overlapped": (found["fps"], BLUE),
-        f"limit: {found['slowest_stage']} alone": (found["slowest_stage_fps"], PALE),
+        f"limit: {found['slowest_stage']} without a pause": (found["slowest_stage_fps"], PALE),
     }
     for row, (value, colour) in enumerate(rows.values()):
         axes.barh(row, value, color=colour, height=0.66)

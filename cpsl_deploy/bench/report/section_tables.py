@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..notes import RELIABLE_P99
 from ..record import Record, measured
 from .formats import frame_size, milliseconds, number, percent, plain, scaled, size_in_bytes
 from .tables import Table, table
@@ -32,17 +33,19 @@ def outlier_table(latency: dict[str, Any]) -> Table:
 
 def throughput_table(found: dict[str, Any]) -> Table:
     """Frames per second with and without overlapping stages."""
+    rates = found.get("fps_quartiles")
+    quartiles = f"quartiles of parts of it {', '.join(number(r, 2) for r in rates)} frames/s" if rates else ""
     return table(
         ("how frames are handled", "frames/s"),
         [
             ("one after the other", number(found["single_fps"], 2)),
             ("stages overlapped", number(found["fps"], 2)),
-            (f"limit: the slowest stage alone ({found['slowest_stage']})",
+            (f"limit: the slowest stage without a pause ({found['slowest_stage']})",
              number(found["slowest_stage_fps"], 2)),
         ],
-        legend=f"{found['frames']} frames in {found['seconds']:.1f} s, "
-        f"{percent(found['share_of_slowest'])} % of the limit, {found['cpu_cores_used']:.2f} processor cores "
-        "busy.",
+        legend=f"{found['frames']} frames in {found['seconds']:.1f} s{', ' if rates else ''}"
+        f"{quartiles}; the slowest stage was busy {percent(found['share_of_slowest'])} % of the run, "
+        f"{found['cpu_cores_used']:.2f} processor cores were.",
     )  # fmt: skip
 
 
@@ -205,8 +208,15 @@ def stream_table(found: dict[str, Any]) -> Table:
         rows,
         legend=f"A source of {found['source_fps']:g} frames/s for {found['seconds']:g} s, the newest frame "
         f"always next: {found['delivered']} of {found['frames']} frames delivered, {found['dropped']} "
-        "dropped.",
+        "dropped." + _few_results(found["age_ms"]["count"]),
     )
+
+
+def _few_results(fewest: int) -> str:
+    """What is to be known of a 99th percentile of so many."""
+    if fewest >= RELIABLE_P99:
+        return ""
+    return f" p99 of fewer than {RELIABLE_P99} results (here {fewest}) says little more than their maximum."
 
 
 def load_table(found: dict[str, Any]) -> Table:
@@ -218,16 +228,19 @@ def load_table(found: dict[str, Any]) -> Table:
             milliseconds(trial["peak_age_p99_ms"]),
             number(trial["delivered_fps"], 1),
             percent(trial["dropped_share"]),
+            str(trial.get("results", "n/a")),
             "yes" if trial["within"] else "no",
         )
         for trial in sorted(found["trials"], key=lambda trial: trial["streams"])
     ]
     percentile = f"p{found['percentile']:g}"
+    counts = [trial["results"] for trial in found["trials"] if "results" in trial]
     return table(
         ("streams", f"age {percentile} ms", f"peak age {percentile} ms", "delivered frames/s", "dropped %",
-         "within the limit"),
+         "results", "within the limit"),
         rows,
-        legend=f"Each of {found['source_fps']:g} frames/s, {found['seconds_per_trial']:g} s per trial.",
+        legend=f"Each of {found['source_fps']:g} frames/s, {found['seconds_per_trial']:g} s per trial."
+        + (_few_results(min(counts)) if counts else ""),
     )  # fmt: skip
 
 

@@ -138,8 +138,9 @@ def class_cost_table(record: Record) -> Table:
         ("class", "frames", "p50 ms", "p99 ms", "mask ms", "area ms", "contours ms", "age p50 ms",
          "age p99 ms"),
         rows,
-        legend="p50 and p99: total latency over the measured frames in which the class is predicted (their "
-        "number under frames). Mask, area, contours: median cost of taking the class out of a label map. "
+        legend="p50 and p99: total latency over the measured frames in which 0.1 % of the pixels or more "
+        "are predicted as the class (their number under frames). Mask, area, contours: "
+        "median cost of taking the class out of a label map. "
         "Age: of the results of a live stream that show the class, at delivery. n/a: no such figure.",
     )  # fmt: skip
     return _with_swatches(made, record)
