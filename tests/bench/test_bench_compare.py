@@ -162,8 +162,93 @@ def test_a_drop_that_a_few_images_make_is_not_significant() -> None:
     counts["predicted"] = counts["hits"] + 100
     b["accuracy"]["images"] |= {name: values.tolist() for name, values in counts.items()}
     row = rows(compared(a, b, max_iou_drop=0.0, max_regression=0.0))["mIoU"]
-    assert row.change != 0
-    assert row.verdict == "same"
+    assert row.change < 0
+    assert row.verdict == "undecided"
+
+
+def few_images(count: int, memory_of: int) -> tuple[Record, Record]:
+    """Runs of which B hits 30 % less of the cars, and as much more or less of everything, in stretches."""
+    a, b = record_of(0), record_of(0)
+    counts = {name: values[:count] for name, values in images(a).items()}
+    random = np.random.default_rng(8)
+    counts["labelled"][:, 1] = 800
+    drift = np.repeat(random.normal(0, 0.08, (count // memory_of + 1, 3)), memory_of, axis=0)[:count]
+    for record, recall in ((a, np.full((count, 3), 0.8)), (b, 0.8 * np.array([1, 1, 0.7]) + drift)):
+        _set_hits(record, counts["labelled"], recall)
+        record["accuracy"] |= {"unknown_to_data": []}
+        record["accuracy"]["images"]["names"] = record["accuracy"]["images"]["names"][:count]
+    return a, b
+
+
+def test_what_is_beyond_a_limit_and_not_significant_is_undecided(tmp_path: Path) -> None:
+    a, b = few_images(40, 7)
+    found = compared(a, b)
+    assert not found.regressions
+    assert "car, IoU" in {row.name for row in found.undecided}
+    assert any("images in 6 blocks no class's IoU can be found significant" in n for n in found.notes)
+    page = markdown(found)
+    assert "No regression was shown." in page and "No regression.*" not in page
+    assert "car, IoU" in page.split("**")[1]
+    done = run_command(tmp_path, a, b)
+    assert done.exit_code == 0
+    assert "No regression." not in done.stdout
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert "car, IoU" in last["undecided"] and last["regressions"] == []
+    assert run_command(tmp_path, a, b, "--strict").exit_code == 3
+
+
+def test_enough_images_are_not_called_too_few() -> None:
+    a, b = few_images(200, 1)
+    assert "car, IoU" in {row.name for row in compared(a, b).regressions}
+    assert not any("measure more images" in note for note in compared(a, b).notes)
+    assert not any("measure more images" in note for note in compared(a, a).notes)
+
+
+def test_latencies_whose_memory_is_longer_than_the_blocks_are_undecided() -> None:
+    a, b = record_of(0), record_of(0)
+    drift = np.linspace(1.05, 1.3, FRAMES)
+    b["samples"]["stages_ms"]["total"] = (np.array(a["samples"]["stages_ms"]["total"]) * drift).tolist()
+    found = compared(a, b)
+    assert not found.regressions
+    assert "total p50" in {row.name for row in found.undecided}
+    assert any("shorter than the memory of the latencies" in note for note in found.notes)
+
+
+def test_latencies_of_few_frames_are_undecided() -> None:
+    runs = []
+    for factor in (1.0, 1.5):
+        record = complete_record(CLASSES, frames=30)
+        times = record["samples"]["stages_ms"]
+        times["total"] = (factor * np.random.default_rng(int(2 * factor)).uniform(40, 41, 30)).tolist()
+        runs.append(record)
+    found = compared(*runs)
+    assert not found.regressions
+    assert "total p50" in {row.name for row in found.undecided}
+
+
+def test_the_headline_counts_rows_that_can_fail_and_regressions_among_the_worse() -> None:
+    found = compared(record_of(0), record_of(1, slower=1.12))
+    headline = found.headline()
+    assert headline["worse"] >= len(headline["regressions"]) > 0
+    assert headline["worse"] == sum(
+        row.gates and row.verdict in ("worse", "regression") for row in found.rows
+    )
+    a, b = record_of(0), record_of(0)
+    b["throughput"]["fps"] *= 0.5
+    b["warm_up"]["first_frame_ms"] *= 0.5
+    assert (compared(a, b).headline()["worse"], compared(a, b).headline()["better"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "rule"),
+    [("--max-regression=-1", "x>=0"), ("--max-iou-drop=-2", "x>=0"), ("--level=1.5", "<x<1")],
+)
+def test_an_option_beyond_its_range_is_named_as_typed(tmp_path: Path, argument: str, rule: str) -> None:
+    done = run_command(tmp_path, smallest_record(), smallest_record(), argument)
+    name, value = argument.split("=")
+    assert done.exit_code == 2
+    assert f"'{name}': {float(value)}" in done.stderr
+    assert rule in done.stderr
 
 
 def test_images_that_only_one_run_has_are_left_out() -> None:
@@ -311,7 +396,8 @@ def test_a_damaged_record_is_named(path: str, value: Any, words: str) -> None:
 
 @pytest.mark.parametrize("options", [{"max_regression": -0.1}, {"max_iou_drop": -1.0}, {"level": 1.0}])
 def test_limits_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="limits of a regression are 0 or more"):
+    (name,) = options
+    with pytest.raises(InputError, match=f"^{name}, .*; got {options[name]:g}$"):
         compared(smallest_record(), smallest_record(), **options)
 
 

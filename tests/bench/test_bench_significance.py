@@ -8,9 +8,11 @@ import pytest
 from cpsl_deploy.bench.comparison.significance import (
     LEAST_BLOCKS,
     adjusted_p_values,
+    blocks_are_short,
     blocks_of,
     can_be_significant,
     exchanged_frames,
+    least_adjusted_p,
     p_values,
     paired_sides,
     ratios,
@@ -111,7 +113,7 @@ def test_a_side_without_a_value_is_not_extreme() -> None:
     a, b = np.array([1.0, 2.0]), np.array([3.0, 4.0])
     sides = paired_sides(a, b, resamples=5)
     none = ratios(np.concatenate([a, b]), np.zeros(4, bool), sides, (50,))
-    np.testing.assert_array_equal(none, np.zeros((6, 2)))
+    np.testing.assert_array_equal(none, np.zeros((4, 2)))  # two blocks: four ways, each once
     only_b = ratios(np.concatenate([a, b]), np.array([False, False, True, True]), sides, (50,))
     np.testing.assert_array_equal(only_b[0], 0)
 
@@ -150,6 +152,24 @@ def test_adjusted_p_are_those_of_the_definition() -> None:
     assert (adjusted_p_values(rows) >= p_values(rows)).all()
     # The same statistic twice is not corrected for.
     np.testing.assert_allclose(adjusted_p_values(rows[:, [0, 0, 0]]), p_values(rows)[0])
+
+
+def test_the_least_adjusted_p_is_that_of_the_most_extreme_arrangement() -> None:
+    random = np.random.default_rng(9)
+    rows = random.random((64, 5))
+    best = min(adjusted_p_values(np.roll(rows, -int(rows[:, s].argmax()), axis=0))[s] for s in range(5))
+    assert least_adjusted_p(rows) == pytest.approx(best)
+    assert least_adjusted_p(rows[:, [0]]) == pytest.approx(1 / 64)
+    assert least_adjusted_p(rows) > 3 / 64
+    assert least_adjusted_p(np.ones((64, 2))) == 0
+
+
+def test_blocks_shorter_than_the_memory_are_told_of() -> None:
+    random = np.random.default_rng(10)
+    long, short = run(random, 600, 0.8), run(random, 60)
+    assert not blocks_are_short(long) and not blocks_are_short(short)
+    assert blocks_are_short(long, short)
+    assert blocks_are_short(np.arange(60.0))
 
 
 def test_too_few_blocks_cannot_be_significant() -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ...command_line import Command
-from ...errors import InputError
 
 if TYPE_CHECKING:
     from .compare import Comparison
 
 REGRESSION_EXIT = 3
+STYLES = {"regression": "red", "undecided": "yellow"}
 
 
 @click.command("compare", cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,7 +22,7 @@ REGRESSION_EXIT = 3
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
     "--max-regression",
-    type=float,
+    type=click.FloatRange(min=0),
     default=5.0,
     show_default=True,
     metavar="PERCENT",
@@ -30,7 +30,7 @@ REGRESSION_EXIT = 3
 )
 @click.option(
     "--max-iou-drop",
-    type=float,
+    type=click.FloatRange(min=0),
     default=1.0,
     show_default=True,
     metavar="POINTS",
@@ -38,17 +38,19 @@ REGRESSION_EXIT = 3
 )
 @click.option(
     "--level",
-    type=float,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
-    help="Of significance: the chance to find a difference where there is none.",
+    help="Of significance: the chance to find two runs different whose frames differ by chance alone. "
+    "Another hour or load is a difference, too: measure A, B, A.",
 )
+@click.option("--strict", is_flag=True, help="End with code 3 also if a row is undecided.")
 @click.option(
     "--allow-different",
     is_flag=True,
     help="Compare even if machine, threads, data, frames or classes differ.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the permutations.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the permutations.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the tables as Markdown."
 )
@@ -60,6 +62,7 @@ def compare(
     max_regression: float,
     max_iou_drop: float,
     level: float,
+    strict: bool,
     allow_different: bool,
     seed: int,
     output: Path | None,
@@ -67,15 +70,14 @@ def compare(
     """Hold record B, the bench.json of a new run, against record A, that of an earlier one.
 
     A regression is a change that is beyond a limit and significant; exit code 3 tells of one, 2 of records
-    that cannot be read or compared. The last line on standard output is one JSON document.
+    that cannot be read or compared. What is beyond a limit and not significant is undecided, and fails with
+    --strict. The last line on standard output is one JSON document.
     """
     from ...files import write_text
     from ..record import read_record
     from .compare import compare as compare_records
     from .page import markdown
 
-    if seed < 0:
-        raise InputError(f"a seed is 0 or more; got {seed}")
     found = compare_records(
         read_record(a),
         read_record(b),
@@ -91,7 +93,7 @@ def compare(
     _show(found)
     written = {} if output is None else {"paths": {"markdown": str(output)}}
     click.echo(json.dumps(found.headline() | written, separators=(",", ":")))
-    if found.regressions:
+    if found.regressions or (strict and found.undecided):
         ctx.exit(REGRESSION_EXIT)
 
 
@@ -110,7 +112,7 @@ def _show(found: Comparison) -> None:
         for i, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if 1 < i < len(COLUMNS) - 1 else "left")
         for row in rows:
-            table.add_row(*cells(row), style="red" if row.verdict == "regression" else None)
+            table.add_row(*cells(row), style=STYLES.get(row.verdict))
         console.print(table)
         console.print(legend(found), markup=False)
     for note in found.notes:

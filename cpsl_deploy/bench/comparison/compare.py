@@ -12,7 +12,8 @@ from .rows import Pair, accuracy_pairs, latency_pairs, other_pairs
 from .run import Run, differences, read_run, remarks
 from .significance import RESAMPLES
 
-Verdict = Literal["same", "better", "worse", "regression", "n/a"]
+Verdict = Literal["same", "better", "worse", "regression", "undecided", "n/a"]
+"""Undecided: worse by more than a limit, and it could not be shown that this is more than chance."""
 MAX_REGRESSION = 0.05
 MAX_IOU_DROP = 0.01
 LEVEL = 0.05
@@ -57,6 +58,11 @@ class Comparison:
     def regressions(self) -> tuple[ComparedRow, ...]:
         return tuple(row for row in self.rows if row.verdict == "regression")
 
+    @property
+    def undecided(self) -> tuple[ComparedRow, ...]:
+        """Beyond a limit, and not shown to be more than chance."""
+        return tuple(row for row in self.rows if row.verdict == "undecided")
+
     def to_json(self) -> dict[str, Any]:
         """Everything, in types that JSON knows."""
         return {
@@ -65,22 +71,25 @@ class Comparison:
             "differences": list(self.differences),
             "notes": list(self.notes),
             "regressions": [row.name for row in self.regressions],
+            "undecided": [row.name for row in self.undecided],
         }
 
     def headline(self) -> dict[str, Any]:
-        """The figures that fit in one line."""
+        """The figures that fit in one line. ``better`` and ``worse`` (regressions among them) count rows that
+        can fail: the p of the others are not adjusted."""
         rows = {row.name: row for row in self.rows}
         shown = {"total p50": "p50_change", "total p99": "p99_change", "mIoU": "miou_change"}
         changes = {
             key: None if name not in rows or rows[name].change is None else round(rows[name].change, 5)  # type: ignore[arg-type]
             for name, key in shown.items()
         }
-        verdicts = [row.verdict for row in self.rows]
+        verdicts = [row.verdict for row in self.rows if row.gates]
         return {
             **changes,
             "better": verdicts.count("better"),
-            "worse": verdicts.count("worse"),
+            "worse": verdicts.count("worse") + verdicts.count("regression"),
             "regressions": [row.name for row in self.regressions],
+            "undecided": [row.name for row in self.undecided],
         }
 
 
@@ -102,8 +111,13 @@ def compare(
     ``max_iou_drop``: of IoU and pixel accuracy too, absolute (0.01 is one point, 0.90 to 0.89): 5 % of a high
     IoU is far more than a user accepts; None for the relative limit alone. Either limit that is broken
     counts. A regression is beyond a limit *and* significant: p, adjusted for all rows of its kind that can
-    fail, is ``level`` or less. Of two runs between which nothing changed no more than that share is found to
-    differ in latency, and no more in accuracy, whatever the limits.
+    fail, is ``level`` or less. What is beyond a limit and not significant is undecided; so is every latency
+    of fewer than 40 frames, or of frames too much alike, whose p may be too small.
+
+    The test is of two runs, not of two programs. If which frames are A's and which are B's means nothing, no
+    more than a share ``level`` of comparisons finds a difference in latency, and no more in accuracy. Another
+    hour, temperature or load is a difference, too: measure A, B and A again, and believe only what B shows
+    against both runs of A.
 
     The mean and percentiles of the total latency, every class's median latency, mIoU, pixel accuracy and
     every class's IoU can fail; the other rows explain (`compared_rows`). ``names``: for texts and errors.
@@ -111,11 +125,7 @@ def compare(
     Raises InputError for a damaged record, values that break their rule, and, unless ``allow_different``, for
     records of another machine, device, number of threads, data, frames or classes.
     """
-    if not max_regression >= 0 or not (max_iou_drop is None or max_iou_drop >= 0) or not 0 < level < 1:
-        raise InputError(
-            "the limits of a regression are 0 or more and the level of significance is between 0 and 1; got "
-            f"{max_regression}, {max_iou_drop} and {level}"
-        )
+    _check_limits(max_regression, max_iou_drop, level)
     a, b = (read_run(record, name) for record, name in zip((record_a, record_b), names, strict=True))
     differ = differences(a, b)
     if differ and not allow_different:
@@ -138,6 +148,14 @@ def compare(
     )
 
 
+def _check_limits(max_regression: float, max_iou_drop: float | None, level: float) -> None:
+    for name, limit in (("max_regression", max_regression), ("max_iou_drop", max_iou_drop)):
+        if limit is not None and not limit >= 0:
+            raise InputError(f"{name}, a limit of what is a regression, is 0 or more; got {limit:g}")
+    if not 0 < level < 1:
+        raise InputError(f"level, that of significance, is between 0 and 1; got {level:g}")
+
+
 def _pairs(a: Run, b: Run, level: float, resamples: int, seed: int) -> tuple[list[Pair], list[str]]:
     latency, latency_notes = latency_pairs(a, b, level=level, resamples=resamples, seed=seed)
     accuracy, accuracy_notes = accuracy_pairs(a, b, level=level, resamples=resamples, seed=seed)
@@ -156,11 +174,12 @@ def _judged(pair: Pair, max_regression: float, max_iou_drop: float | None, level
         elif pair.a:
             change = pair.b / pair.a - 1
         beyond = _is_beyond(abs(worse_by), pair, max_regression, max_iou_drop)
+        shown = beyond if pair.p is None else pair.p <= level and pair.p_is_sound
         verdict = "same"
-        if worse_by and (beyond if pair.p is None else pair.p <= level):
+        if worse_by > 0 and beyond and pair.gates and pair.p is not None:
+            verdict = "regression" if shown else "undecided"
+        elif worse_by and shown:
             verdict = "worse" if worse_by > 0 else "better"
-            if verdict == "worse" and beyond and pair.gates and pair.p is not None:
-                verdict = "regression"
     return ComparedRow(
         name=pair.name,
         class_name=pair.class_name,

@@ -9,7 +9,7 @@ from ..report.markdown import escaped
 from .compare import ComparedRow, Comparison
 
 COLUMNS = ("figure", "unit", "A", "B", "change", "p", "verdict")
-_ORDER = ("regression", "worse", "better")
+_ORDER = ("regression", "undecided", "worse", "better")
 
 
 def markdown(found: Comparison) -> str:
@@ -26,11 +26,16 @@ def markdown(found: Comparison) -> str:
 
 
 def summary(found: Comparison) -> str:
-    """Whether it regressed, in a sentence."""
-    if not found.regressions:
-        return "No regression."
-    names = ", ".join(row.name for row in found.regressions)
-    return f"{plural(len(found.regressions), 'regression')}: {names}."
+    """Whether it regressed, and what could not be decided, in a sentence or two."""
+    names, open_names = (", ".join(row.name for row in rows) for rows in (found.regressions, found.undecided))
+    if found.regressions:
+        said = f"{plural(len(found.regressions), 'regression')}: {names}."
+    else:
+        said = "No regression was shown." if found.undecided else "No regression."
+    if found.undecided:
+        said += f" {len(found.undecided)} undecided (beyond a limit, not shown to be more than chance): "
+        said += f"{open_names}."
+    return said
 
 
 def changed(found: Comparison) -> list[ComparedRow]:
@@ -47,8 +52,10 @@ def legend(found: Comparison) -> str:
     return (
         f"Rows with a star can fail a comparison: with a time more than {limit} longer, or a share smaller "
         f"by more than {limit} of itself{points}, and only if p, adjusted for all such rows of its kind, is "
-        f"{found.level:g} or less. Figures without p have no samples to test: better or worse there is "
-        "beyond the same limit, and may be chance."
+        f"{found.level:g} or less; beyond a limit with a larger p, or one that cannot be relied on, they are "
+        "undecided. The p of rows without a star are not adjusted. The test is of two runs, not of two "
+        "programs: another hour or load is a difference, too. Figures without p have no samples to test: "
+        "better or worse there is beyond the same limit, and may be chance."
     )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..report.formats import plural
 from .run import ImageCounts, Run
 from .significance import (
+    LEAST_FRAMES,
     RESAMPLES,
     adjusted_p_values,
+    blocks_are_short,
     blocks_of,
     can_be_significant,
     exchanged_frames,
+    least_adjusted_p,
     p_values,
     paired_sides,
     ratios,
@@ -35,6 +39,8 @@ class Pair:
     b: float | None
     p: float | None = None
     """None where there are no samples to test."""
+    p_is_sound: bool = True
+    """False where p may be too small: blocks are shorter than the memory of the samples."""
     gates: bool = False
     """Whether a regression in it fails the comparison; ``p`` is then adjusted for all such rows of its
     kind."""
@@ -60,6 +66,16 @@ def latency_pairs(
             "There are too few frames, or neighbours are too much alike, for any difference of latency to be "
             "significant. Measure more frames."
         )
+    totals_ms = a.stages_ms["total"], b.stages_ms["total"]
+    looked_at = [np.log(totals_ms[1]) - np.log(totals_ms[0])] if paired else list(totals_ms)
+    few = min(len(times) for times in totals_ms) < LEAST_FRAMES
+    sound = not (few or blocks_are_short(*looked_at))
+    if not sound:
+        notes.append(
+            "Blocks of frames are shorter than the memory of the latencies, or there are too few frames "
+            f"(fewer than {LEAST_FRAMES}) to see it: their p may be too small, and no latency is a "
+            "regression. Measure more frames."
+        )
     rows, extreme = [], []
     for stage in sorted(a.stages_ms.keys() & b.stages_ms.keys(), key=lambda name: name != "total"):
         times = a.stages_ms[stage], b.stages_ms[stage]
@@ -76,7 +92,8 @@ def latency_pairs(
         times = a.stages_ms["total"][in_a], b.stages_ms["total"][in_b]
         rows += _pairs(f"{name}, latency", times, ("p50", "p99"), gates=True, class_name=name)
         extreme.append(known[key])
-    return _with_p(rows, np.concatenate(extreme, axis=1)), notes
+    found = _with_p(rows, np.concatenate(extreme, axis=1))
+    return [replace(row, p_is_sound=sound) for row in found], notes
 
 
 def _pairs(
@@ -114,13 +131,9 @@ def _with_p(rows: list[Pair], extremeness: np.ndarray) -> list[Pair]:
     if gating.any():
         p[gating] = adjusted_p_values(extremeness[:, gating])
     return [
-        _replace(row, float(value) if row.a is not None and row.b is not None else None)
+        replace(row, p=float(value) if row.a is not None and row.b is not None else None)
         for row, value in zip(rows, p, strict=True)
     ]
-
-
-def _replace(row: Pair, p: float | None) -> Pair:
-    return Pair(**{**vars(row), "p": p})
 
 
 def accuracy_pairs(
@@ -145,12 +158,23 @@ def accuracy_pairs(
     of_a, of_b = _counts(a, names, classes), _counts(b, names, classes)
     labelled = np.maximum(of_a[1].sum(axis=1), 1)
     gain = (of_b[0].sum(axis=1) - of_a[0].sum(axis=1)) / labelled
-    swap = swapped(blocks_of(len(names), exchanged_frames(gain)), resamples=resamples, seed=seed)
-    if not can_be_significant(np.concatenate([~swap, swap], axis=1), level):
-        notes.append("There are too few images for any difference of IoU to be significant. Score more.")
+    of_image = blocks_of(len(names), exchanged_frames(gain))
+    swap = swapped(of_image, resamples=resamples, seed=seed)
     moved = [swap @ (second - first) for first, second in zip(of_a, of_b, strict=True)]
     scores_a = _scores(*(first.sum(axis=0) + m for first, m in zip(of_a, moved, strict=True)))
     scores_b = _scores(*(second.sum(axis=0) - m for second, m in zip(of_b, moved, strict=True)))
+    if blocks_are_short(gain):
+        notes.append(
+            "Blocks of images are shorter than the memory of what changed in them: the p of IoU may be too "
+            "small. Measure more images."
+        )
+    extreme = np.nan_to_num(np.abs(scores_b - scores_a))
+    enough = can_be_significant(np.concatenate([~swap, swap], axis=1), level)
+    if not enough or least_adjusted_p(extreme[:, 2:]) > level:
+        notes.append(
+            f"With {plural(len(names), 'image')} in {plural(int(of_image[-1]) + 1, 'block')} no class's IoU "
+            "can be found significant; measure more images."
+        )
     titles = ["mIoU", "pixel accuracy", *(f"{name}, IoU" for name in classes)]
     rows = [
         Pair(
@@ -164,7 +188,7 @@ def accuracy_pairs(
         )
         for i, title in enumerate(titles)
     ]
-    return _with_p(rows, np.nan_to_num(np.abs(scores_b - scores_a))), notes
+    return _with_p(rows, extreme), notes
 
 
 def _counts(run: Run, names: list[str], classes: list[str]) -> list[np.ndarray]:
@@ -208,7 +232,7 @@ def other_pairs(a: Run, b: Run, *, resamples: int = RESAMPLES, seed: int = 0) ->
         sides = unpaired_sides(*times, resamples=resamples, seed=seed)
         extreme = ratios(np.concatenate(times), np.ones(sides.shape[1], bool), sides, (50,))
         (row,) = _pairs(f"variant {name}", times, ("p50",), gates=False)
-        rows.append(_replace(row, float(p_values(extreme)[1])))
+        rows.append(replace(row, p=float(p_values(extreme)[1])))
     notes = []
     for word, one, other in (("A", a, b), ("B", b, a)):
         alone = [*(one.figures.keys() - other.figures.keys())]
