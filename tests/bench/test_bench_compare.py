@@ -367,6 +367,14 @@ def test_a_class_that_is_never_shown_has_no_latency() -> None:
     assert (row.a, row.change, row.p, row.verdict) == (None, None, None, "n/a")
 
 
+def test_stray_pixels_do_not_make_a_frame_one_of_a_class() -> None:
+    a = record_of(0)
+    before = rows(compared(a, a))["car, latency p50"].a
+    for row in a["samples"]["predicted_pixels"]:
+        row[2] = row[2] or 5
+    assert rows(compared(a, a))["car, latency p50"].a == before
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

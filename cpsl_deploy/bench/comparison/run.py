@@ -46,7 +46,7 @@ class Run:
     stages_ms: dict[str, np.ndarray]
     """(N,) each, positive."""
     shown: np.ndarray
-    """(N, K) bool: whether a class has a pixel in the labels of a frame."""
+    """(N, K) bool: whether a class appears in the labels of a frame (`latency.APPEARS_SHARE`)."""
     classes: tuple[str, ...]
     images: ImageCounts | None
     """None without labels."""
@@ -85,7 +85,7 @@ def _read(record: Record, origin: str) -> Run:
             name: np.maximum(_array(times, (len(frames),)), _LEAST_MS)
             for name, times in samples["stages_ms"].items()
         },
-        shown=_array(samples["predicted_pixels"], (len(frames), len(classes))) > 0,
+        shown=_shown(samples, len(frames), len(classes)),
         classes=classes,
         images=_images(accuracy["images"], len(classes)) if accuracy else None,
         unknown=frozenset(accuracy["unknown_to_data"]) if accuracy else frozenset(),
@@ -96,6 +96,16 @@ def _read(record: Record, origin: str) -> Run:
             if times
         },
     )
+
+
+def _shown(samples: dict[str, Any], frames: int, classes: int) -> np.ndarray:
+    """As the latencies by class of a record are made: without stray pixels."""
+    from ..latency import APPEARS_SHARE
+
+    areas = _array(samples["sizes"], (frames, 2)).prod(axis=1)
+    pixels = _array(samples["predicted_pixels"], (frames, classes))
+    shown: np.ndarray = pixels >= np.maximum(1, APPEARS_SHARE * areas)[:, None]
+    return shown
 
 
 def _array(values: Any, shape: tuple[int, ...]) -> np.ndarray:
