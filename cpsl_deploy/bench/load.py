@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median_high
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -237,6 +237,6 @@ class LoadSearch:
         if not above:
             return f"At {streams} {word} one or more had no result."
         return (
-            f"At {streams} {word} the 99th percentile of the peak age was {median_high(above):.0f} ms, "
+            f"At {streams} {word} the 99th percentile of the peak age was {median(above):.0f} ms, "
             f"above {self._limit_ms:g} ms."
         )
