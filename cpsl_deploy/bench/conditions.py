@@ -73,10 +73,13 @@ class Conditions:
     def notes(self) -> Iterator[str]:
         """What a reader must know before believing a part's figures."""
         for name, part in self.parts.items():
-            if part.waited_share is not None and part.waited_share > NOTED_SHARE:
+            waited = part.waited_share or 0.0
+            # Scores take no harm from waiting.
+            if waited > NOTED_SHARE and name != "accuracy":
                 yield (
-                    f"The machine was busy while {name} was measured: threads waited for a core "
-                    f"for {part.waited_share:.2f} of the time, added up; its times are too high."
+                    f"While {name} was measured threads waited for a core for {waited:.2f} of the time, added "
+                    "up: other programs wanted the cores, or this one has more threads than there are. With "
+                    "other programs, its times are too high."
                 )
             if part.stolen_share is not None and part.stolen_share > NOTED_SHARE:
                 yield (

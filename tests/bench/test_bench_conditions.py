@@ -41,8 +41,15 @@ def test_a_part_is_the_difference_of_two_readings() -> None:
         "seconds": 4, "cpu_cores_used": 0.5, "waited_share": None, "stolen_share": None,
     }  # fmt: skip
     (note,) = conditions.notes()
-    assert "while latency was measured" in note and "0.20 of the time" in note
+    assert "While latency was measured" in note and "0.20 of the time" in note
     jsonschema.validate(section, record_schema()["properties"]["conditions"])
+
+
+def test_scores_take_no_harm_from_waiting() -> None:
+    conditions = Conditions(readings((0, 0, 0.0, 0), (10, 10, 9.0, 0)), lambda: None)
+    with conditions.part("accuracy"):
+        pass
+    assert list(conditions.notes()) == [] and conditions.parts["accuracy"].waited_share == 0.9
 
 
 def test_stolen_time_is_noted_and_a_little_waiting_is_not() -> None:
