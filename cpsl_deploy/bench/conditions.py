@@ -78,8 +78,8 @@ class Conditions:
             if waited > NOTED_SHARE and name != "accuracy":
                 yield (
                     f"While {name} was measured threads waited for a core for {waited:.2f} of the time, "
-                    "added up: other programs wanted the cores, or this one has more threads than there are. With "
-                    "other programs, its times are too high."
+                    "added up: other programs wanted the cores, or this one has more threads than there "
+                    "are. With other programs, its times are too high."
                 )
             if part.stolen_share is not None and part.stolen_share > NOTED_SHARE:
                 yield (

@@ -19,6 +19,8 @@ from ..errors import InputError
 SCHEMA_VERSION = 2
 KIND = "benchmark"
 Record = dict[str, Any]
+DAMAGE = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+"""What code stumbles with over a part that is not what the schema says; `damaged` tells of it."""
 
 
 @cache

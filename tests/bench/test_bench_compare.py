@@ -458,3 +458,13 @@ def test_the_command_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, [str(tmp_path / "a.json"), str(tmp_path / "b.json")])
     assert (done.exit_code, "is not JSON" in done.stderr) == (2, True)
     assert run_command(tmp_path, a, a, "--seed", "-1").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("machine", None), ("versions", None), ("runtime", "cpu"), ("data", 3)],
+)
+def test_a_part_of_another_kind_is_an_error_and_no_accident(part: str, value: Any) -> None:
+    record = complete_record(CLASSES, frames=FRAMES)
+    with pytest.raises(InputError, match="is not what schema 2 says"):
+        compare_records(record, {**record, part: value}, allow_different=True)

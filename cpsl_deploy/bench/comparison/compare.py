@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ...errors import InputError
-from ..record import Record
+from ..record import DAMAGE, Record, damaged
 from .rows import Pair, accuracy_pairs, latency_pairs, other_pairs
 from .run import Run, differences, read_run, remarks
 from .significance import RESAMPLES
@@ -127,14 +127,20 @@ def compare(
     """
     _check_limits(max_regression, max_iou_drop, level)
     a, b = (read_run(record, name) for record, name in zip((record_a, record_b), names, strict=True))
-    differ = differences(a, b)
+    try:
+        differ = differences(a, b)
+    except DAMAGE as error:
+        raise damaged(" or ".join(names), error) from error
     if differ and not allow_different:
         raise InputError(
             "records are compared that were measured on one machine in the same way; these differ in "
             f"{'; '.join(differ)}. Measure both alike, or compare them all the same with --allow-different "
             "(allow_different=True)"
         )
-    pairs, notes = _pairs(a, b, level, resamples, seed)
+    try:
+        pairs, notes = _pairs(a, b, level, resamples, seed)
+    except DAMAGE as error:
+        raise damaged(" or ".join(names), error) from error
     limits = max_regression, max_iou_drop, level
     return Comparison(
         a=names[0],

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..record import Record, check_record, damaged, measured
+from ..record import DAMAGE, Record, check_record, damaged, measured
 
 _LEAST_MS = 1e-6
 """A nanosecond: of a stage that was faster than the clock can tell."""
@@ -66,7 +66,7 @@ def read_run(record: Record, origin: str) -> Run:
     check_record(record, origin)
     try:
         return _read(record, origin)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except DAMAGE as error:
         raise damaged(origin, error) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...files import new_output_folder, write_text
-from ..record import Record, damaged
+from ..record import DAMAGE, Record, damaged
 from .canvas import require_matplotlib
 from .charts import write_overview
 from .html import html_document
@@ -78,7 +78,7 @@ def render_report(
     place = new_output_folder(folder, overwrite=overwrite)
     try:
         return _write(record, place, json=None, plot=plot)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except DAMAGE as error:
         raise damaged(origin, error) from error
 
 
