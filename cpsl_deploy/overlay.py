@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from .buffers import empty
 from .classes import ClassSpace
 from .errors import InputError
 from .files import write_bytes
@@ -22,26 +23,53 @@ _FONT_HEIGHT = 22
 """Pixels of a capital letter of the font at scale 1."""
 
 
-def colourise(labels: np.ndarray, classes: ClassSpace) -> np.ndarray:
-    """Labels uint8 (H, W) as a BGR image uint8 (H, W, 3); values without a class are black."""
-    return cv2.applyColorMap(labels, np.ascontiguousarray(classes.colour_table[:, None, ::-1]))
+_DARKENED = (np.arange(256) * np.float32(0.3)).astype(np.uint8)
+"""Every brightness as it is behind the legend."""
 
 
-def blend(image: np.ndarray, labels: np.ndarray, classes: ClassSpace, opacity: float = 0.5) -> np.ndarray:
-    """A BGR image uint8 (H, W, 3) under the colours of its labels uint8 (H, W), as a new image.
+def colourise(labels: np.ndarray, classes: ClassSpace, *, out: np.ndarray | None = None) -> np.ndarray:
+    """Labels uint8 (H, W) as a BGR image uint8 (H, W, 3), ``out`` or a new one; values without a class are
+    black."""
+    colours = np.ascontiguousarray(classes.colour_table[:, None, ::-1])
+    return cv2.applyColorMap(labels, colours, dst=empty((*labels.shape, 3)) if out is None else out)
 
-    ``opacity``: 0 shows the image alone, 1 the colours alone. Pixels whose label has no class (IGNORE)
-    keep the image. Raises InputError for another opacity or labels of another size.
+
+def blend(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: ClassSpace,
+    opacity: float = 0.5,
+    *,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """A BGR image uint8 (H, W, 3) under the colours of its labels uint8 (H, W).
+
+    It is drawn into ``out``, uint8 of the image's shape and not the image itself, or a new one.
+    ``opacity``: 0 shows the image alone, 1 the colours alone. Pixels whose label has no class (IGNORE) keep
+    the image. Raises InputError for another opacity, or labels or an ``out`` that do not fit.
     """
     if not 0 <= opacity <= 1:
         raise InputError(f"an opacity is from 0 to 1; got {opacity}")
     if labels.shape != image.shape[:2]:
         raise InputError(f"labels have the image's size {image.shape[:2]}; got {labels.shape}")
-    blended = cv2.addWeighted(image, 1 - opacity, colourise(labels, classes), opacity, 0)
+    blended = empty(image.shape) if out is None else _fitting(out, image)
+    colourise(labels, classes, out=blended)
+    cv2.addWeighted(image, 1 - opacity, blended, opacity, 0, dst=blended)
     if cv2.minMaxLoc(labels)[1] >= len(classes):
-        without_class = labels >= len(classes)
-        blended[without_class] = image[without_class]
+        without_class = empty(labels.shape)
+        cv2.threshold(labels, len(classes) - 1, 255, cv2.THRESH_BINARY, dst=without_class)
+        cv2.copyTo(image, without_class, dst=blended)
     return blended
+
+
+def _fitting(out: np.ndarray, image: np.ndarray) -> np.ndarray:
+    fits = out.dtype == np.uint8 and out.shape == image.shape and out.flags.c_contiguous
+    if not fits or np.may_share_memory(out, image):
+        raise InputError(
+            f"an overlay is drawn into a contiguous image uint8 {image.shape} that is not the frame itself; "
+            f"got {out.dtype} {out.shape}. Give numpy.empty_like(frame)"
+        )
+    return out
 
 
 def shares(labels: np.ndarray, classes: ClassSpace) -> np.ndarray:
@@ -70,7 +98,8 @@ def draw_legend(image: np.ndarray, labels: np.ndarray, classes: ClassSpace) -> N
     right = min(width, margin + letter + 2 * letter + text_width + letter)
     bottom = margin + letter + line * len(entries)
     panel = image[margin // 2 : bottom, margin // 2 : right]
-    np.copyto(panel, (panel * np.float32(0.3)).astype(np.uint8))
+    if panel.size:
+        cv2.LUT(panel, _DARKENED, dst=panel)
     for row, (text, colour) in enumerate(entries):
         base = margin + letter // 2 + line * row + letter
         if colour is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .backends import ENGINE_SUFFIXES, Backend, open_backend
 from .backends.base import INFERENCE
+from .buffers import empty
 from .classes import ClassSpace
 from .contract import COLOUR_ORDERS, CONFIDENCE, LABELS, LOGITS
 from .dense_argmax import labels_from_logits
@@ -63,14 +64,19 @@ class Prediction:
         """Where the class is: bool (H, W). Raises InputError for an unknown name."""
         return self.labels == self.classes.index(name)
 
-    def overlay(self, opacity: float = 0.5, legend: bool = True) -> np.ndarray:
-        """The frame under the classes' colours as a new BGR image uint8 (H, W, 3).
+    def overlay(
+        self, opacity: float = 0.5, legend: bool = True, *, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The frame under the classes' colours as a BGR image uint8 (H, W, 3), ``out`` or a new one.
 
         ``opacity``: 0 shows the frame alone, 1 the colours alone; other values raise InputError.
-        ``legend``: names and colours of the classes present, in the top left corner.
+        ``legend``: names and colours of the classes present, in the top left corner. ``out``: of the frame's
+        shape, contiguous and not the frame itself, else InputError is raised; it is returned.
         """
-        frame = self.frame if self.colour_order == "BGR" else cv2.cvtColor(self.frame, cv2.COLOR_RGB2BGR)
-        image = blend(frame, self.labels, self.classes, opacity)
+        frame = self.frame
+        if self.colour_order != "BGR":
+            frame = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR, dst=empty(frame.shape))
+        image = blend(frame, self.labels, self.classes, opacity, out=out)
         if legend:
             draw_legend(image, self.labels, self.classes)
         return image
@@ -205,7 +211,7 @@ class Segmenter:
             )
         started = time.perf_counter()
         # One frame is a view: nothing is copied.
-        batch = prepared[0].image[None] if len(prepared) == 1 else np.stack([p.image for p in prepared])
+        batch = prepared[0].image[None] if len(prepared) == 1 else _stacked([p.image for p in prepared])
         stacked = time.perf_counter()
         transfers_ms: dict[str, float] = {}
         if timed:
@@ -263,7 +269,8 @@ class Segmenter:
     ) -> np.ndarray:
         """Labels or confidence, given for an image of ``size``, for the pixels of the frame: the nearest."""
         if not self.spec.align_corners or values.shape == size:
-            return cv2.resize(values, frame_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            resized = empty(frame_size, values.dtype)
+            return cv2.resize(values, frame_size[::-1], dst=resized, interpolation=cv2.INTER_NEAREST_EXACT)
         # The first and the last value lie on the first and the last pixel of the image, not a half in.
         rows, columns = (
             _nearest_aligned(few, side, wanted)
@@ -386,6 +393,16 @@ def runtime_size(spec: ModelSpec, height: int, width: int) -> tuple[int, int]:
 
 def _buffer_of(buffer: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return buffer if buffer.shape[:2] == size else np.empty((*size, 3), np.uint8)
+
+
+def _stacked(images: list[np.ndarray]) -> np.ndarray:
+    """(N, h, w, 3). Raises InputError if they differ in size."""
+    if len({image.shape for image in images}) > 1:
+        raise InputError(
+            f"frames of one inference have one size; got {', '.join(str(one.shape) for one in images)}. "
+            "Infer those of each size together"
+        )
+    return np.stack(images, out=empty((len(images), *images[0].shape)))
 
 
 def _nearest_aligned(few: int, side: int, wanted: int) -> np.ndarray:

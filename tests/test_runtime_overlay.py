@@ -107,7 +107,7 @@ def test_legend_with_too_many_classes_keeps_the_largest() -> None:
     assert "road" in kept and 1 <= len(kept) < 10
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5, 400), (400, 5), (30, 30)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 400), (400, 5), (400, 3), (30, 30)])
 def test_legend_on_a_tiny_image_is_no_error(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     draw_legend(image, np.zeros(size, np.uint8), CLASSES)

@@ -19,6 +19,7 @@ from ..errors import MissingExtraError, ModelFileError, OutputError, Unavailable
 from .base import INPUT_NAME, Backend
 from .gpu import nvidia_gpu_count
 from .onnx_file import read_onnx_metadata
+from .onnxruntime_pooled import PooledRun
 from .onnxruntime_transfers import BoundRun
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class OnnxRuntimeBackend(Backend):
         self.device, self._threads = device, threads
         self._session: Any = None
         self._bound: BoundRun | None = None
+        self._pooled: PooledRun | None = None
         self._provider = self._provider_for(device)
         self.describe_file(str(path), read_onnx_metadata(path))
         try:
@@ -124,6 +126,8 @@ class OnnxRuntimeBackend(Backend):
         self._output_names = list(self.contract.outputs)
         if self.device == "cuda":
             self._bound = BoundRun(session, self._output_names, self.device)
+        else:
+            self._pooled = PooledRun(session, self._output_names)
         self._nodes = self._warm_up() if profile_folder is not None else None
 
     def _warm_up(self) -> dict[str, int]:
@@ -136,6 +140,8 @@ class OnnxRuntimeBackend(Backend):
 
     def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         try:
+            if self._pooled is not None:
+                return self._pooled.run(frames)
             outputs = self._session.run(self._output_names, {INPUT_NAME: frames})
         except self._errors as error:
             raise _run_error(self.origin, frames.shape, error) from error
@@ -166,7 +172,7 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         super().close()
-        self._session = self._bound = None
+        self._session = self._bound = self._pooled = None
 
 
 class OnnxRuntimeTensorRTBackend(OnnxRuntimeBackend):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..buffers import empty
 from ..errors import InputError, MissingExtraError, ModelFileError, UnavailableError
 from . import OPENVINO_PRECISIONS
 from .base import Backend
@@ -72,7 +73,10 @@ class OpenVinoBackend(Backend):
                 "damaged or not for this size; export it again: cpsl-export RUN"
             ) from error
         # The frames are read in place; the results are views of the request's own buffers, hence the copies.
-        return {name: results[index].copy() for name, index in self._order}
+        outputs = {name: empty(results[index].shape, results[index].dtype) for name, index in self._order}
+        for name, index in self._order:
+            np.copyto(outputs[name], results[index])
+        return outputs
 
     def describe(self) -> dict[str, Any]:
         return {
