@@ -8,8 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
 from .out_of_memory import resuming, step_in_words, told_what_to_lower, what_to_lower
 from .precision import autocast, keep_depthwise_in_fp32
+from .prefetch import prefetched
 from .processes import Processes, any_process, mean_over_processes, of_all
 from .synchronised import synchronise
 
@@ -77,22 +77,6 @@ class Surroundings:
     ones is logged again."""
     crop: tuple[int, int] | None = None
     """(height, width) of the crops, for an error's words."""
-
-
-def prefetched(make: MakeBatch, start: int, stop: int, workers: int) -> Generator[Batch, None, None]:
-    """``make(start)``, ..., ``make(stop - 1)`` in order, prepared ahead in threads."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="cpsl-batch") as pool:
-        pending: list[Future[Batch]] = []
-        following = start
-        try:
-            for _ in range(start, stop):
-                while following < stop and len(pending) < workers + 2:
-                    pending.append(pool.submit(make, following))
-                    following += 1
-                yield pending.pop(0).result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def step_seed(seed: int, stage: str, step: int) -> int:
