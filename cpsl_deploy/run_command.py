@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
+from .backend_names import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from .command_line import Command, HungUp, Terminated, parse_size
 
 _INTERRUPTS: dict[int, type[KeyboardInterrupt]] = {

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cpsl_deploy import machine as machine_module
-from cpsl_deploy.data import check_command, environment
+from cpsl_deploy.data import environment
 from cpsl_deploy.data.check_command import main
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -81,7 +81,7 @@ def test_a_jetson_is_told_of_its_own_opencv_and_tensorrt_and_of_no_wheel(monkeyp
         places={"cv2": "/usr/lib/cv2.so", "tensorrt": "/usr/lib/tensorrt/__init__.py"},
         missing={"trt": ("tensorrt-cu13",)},
     )
-    monkeypatch.setattr(check_command, "describe_environment", lambda: on_board)
+    monkeypatch.setattr(environment, "describe_environment", lambda: on_board)
     shown = CliRunner().invoke(main, []).output
     assert "Jetson AGX Orin" in shown and "JetPack 6.1" in shown
     assert "cv2 from /usr/lib/cv2.so; tensorrt from /usr/lib/tensorrt" in shown

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
+from ..backend_names import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from ..command_line import CommandWithOthers, parse_size
 from ..errors import InputError
 

@@ -5,23 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from .. import overlay
-from ..backends.tensorrt_remedy import install_remedy
-from ..classes import parse_class_space
 from ..command_line import Command
 from ..errors import DataError
-from ..files import new_output_folder, write_json
-from .check import check_dataset, evenly_spaced
-from .check_report import TAIL_SHARE, CheckReport, failed_report
-from .check_sheet import dataset_sheet
-from .environment import Environment, describe_environment
-from .footage import DEFAULT_FRAMES
-from .open import dataset_splits, open_dataset
 
 _SHEET_IMAGES = 15
 
@@ -32,7 +18,7 @@ _SHEET_IMAGES = 15
 @click.option("--root", type=click.Path(path_type=Path), help="Where the files of a name or YAML file are.")
 @click.option("--classes", help="Check in this class space: cityscapes-19, -16, -13, or names: road,car.")
 @click.option("--fast", is_flag=True, help="Read about 16 images of each split only, as cpsl-adapt does.")
-@click.option("--frames", type=int, default=DEFAULT_FRAMES, show_default=True, help="Sampled from a video.")
+@click.option("--frames", type=int, help="Sampled from a video.  [default: 500]")
 @click.option(
     "--hold-out", type=float, metavar="SECONDS", help="Of a video: its split val.  [default: a tenth]"
 )
@@ -48,7 +34,7 @@ def main(
     root: Path | None,
     classes: str | None,
     fast: bool,
-    frames: int,
+    frames: int | None,
     hold_out: float | None,
     cache: Path | None,
     workers: int | None,
@@ -62,38 +48,52 @@ def main(
 
     Exit code 2 if there are errors, after all of them are printed; 0 with warnings alone.
     """
+    # Here, so that the help costs no decoder and no rich.
+    from rich.console import Console
+
+    from ..classes import parse_class_space
+    from ..files import new_output_folder, write_json
+    from ..overlay import write_image
+    from .check import check_dataset, evenly_spaced
+    from .check_report import failed_report
+    from .check_sheet import dataset_sheet
+    from .check_terminal import ReadingProgress, show_environment, show_report
+    from .environment import describe_environment
+    from .footage import DEFAULT_FRAMES
+    from .open import open_dataset
+
     console = Console()
     if data is None:
-        _show_environment(console, describe_environment(), output, overwrite)
+        show_environment(console, describe_environment(), output, overwrite)
         return
     space = parse_class_space(classes) if classes else None
     splits = splits or _default_splits(data, root, hold_out)
     folder = new_output_folder(output or Path(f"check-{Path(data).stem}"), overwrite=overwrite)
-    reports: list[CheckReport] = []
+    reports = []
     for split in splits:
         try:
-            with _ReadingProgress(f"frames of {Path(data).name}", "frames") as sampling:
+            with ReadingProgress(f"frames of {Path(data).name}", "frames") as sampling:
                 dataset = open_dataset(
                     data,
                     split,
                     root=root,
                     class_space=space,
                     cache=cache,
-                    frames=frames,
+                    frames=DEFAULT_FRAMES if frames is None else frames,
                     hold_out_s=hold_out,
                     progress=sampling,
                 )
         except DataError as error:
             report = failed_report(Path(data).stem, split, error)
         else:
-            with _ReadingProgress(split, "images") as progress:
+            with ReadingProgress(split, "images") as progress:
                 report = check_dataset(dataset, fast=fast, workers=workers, progress=progress)
             sheet = dataset_sheet(dataset, report, evenly_spaced(len(dataset), _SHEET_IMAGES))
-            overlay.write_image(folder / f"{split}.png", sheet)
+            write_image(folder / f"{split}.png", sheet)
             for words in dataset.footage.words() if dataset.footage is not None and not reports else ():
                 console.print(words, highlight=False, markup=False, soft_wrap=True)
         reports.append(report)
-        _show_report(console, report)
+        show_report(console, report)
     write_json(folder / "check.json", [report.to_dict() for report in reports])
     errors = sum(len(report.errors) for report in reports)
     warnings = sum(len(report.problems) for report in reports) - errors
@@ -104,118 +104,10 @@ def main(
 
 def _default_splits(data: str, root: Path | None, hold_out: float | None) -> tuple[str, ...]:
     """Every split, less one that only holds the others again."""
+    from .open import dataset_splits
+
     splits = dataset_splits(data, root=root, hold_out_s=hold_out)
     return tuple(split for split in splits if split != "all") or splits
-
-
-class _ReadingProgress:
-    """A bar on standard error, from the first thing read on: how many, rate, time left."""
-
-    def __init__(self, what: str, unit: str) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._what, self._unit = f"reading {escape(what)}", unit
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> _ReadingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task(self._what, total=None, rate="")
-        speed = self._bar.tasks[self._task].speed
-        rate = f"{speed:.0f} {self._unit}/s" if speed else ""
-        self._bar.update(self._task, completed=done, total=total or None, rate=rate)
-
-
-def _show_report(console: Console, report: CheckReport) -> None:
-    read = "all read" if report.checked == report.images else f"{report.checked} read"
-    labels = "with labels" if report.has_labels else "without labels"
-    console.print(
-        f"[bold]{escape(report.dataset)} {escape(report.split)}[/]: {report.images} images {labels}, {read}",
-        highlight=False,
-    )
-    if report.sizes:
-        listed = [f"{size} ({count})" for size, count in list(report.sizes.items())[:5]]
-        more = f" and {len(report.sizes) - 5} other sizes" if len(report.sizes) > 5 else ""
-        console.print(f"sizes, height x width: {', '.join(listed)}{more}", highlight=False)
-    if report.classes:
-        console.print(_class_table(report))
-    for problem in report.problems:
-        style = "red" if problem.severity == "error" else "yellow"
-        console.print(
-            f"[{style}]{problem.severity}[/]: {escape(problem.message)}", highlight=False, soft_wrap=True
-        )
-        for example in problem.examples:
-            console.print(f"  {escape(example)}", highlight=False, soft_wrap=True)
-
-
-def _class_table(report: CheckReport) -> Table:
-    table = Table(
-        "class", caption=f"ignored: {100 * report.ignored_share:.1f} % of all pixels", caption_justify="left"
-    )
-    table.add_column("share of labelled", justify="right")
-    table.add_column("images", justify="right")
-    table.add_column("")
-    for known in report.classes:
-        remark = (
-            "" if not known.is_tail else f"tail (under {100 * TAIL_SHARE:g} %)" if known.images else "never"
-        )
-        table.add_row(escape(known.name), f"{100 * known.share:.2f} %", str(known.images), remark)
-    return table
-
-
-def _show_environment(console: Console, found: Environment, output: Path | None, overwrite: bool) -> None:
-    machine = found.machine
-    memory = f", {machine.memory_gib} GiB memory" if machine.memory_gib else ""
-    lines = [
-        f"cpsl_deploy {found.cpsl_deploy}, Python {found.python}, {machine.os}",
-        f"CPU: {machine.cpu}, {machine.cores} cores, {machine.usable_cores:g} usable{memory}",
-        f"GPUs: {'; '.join(machine.gpus) or 'none listed by nvidia-smi'}; usable here: {found.usable_gpus}",
-        "packages: " + ", ".join(f"{name} {version}" for name, version in found.packages.items() if version),
-    ]
-    if found.machine.jetson is not None:
-        board, own = found.machine.jetson, (f"{name} from {at}" for name, at in found.places.items() if at)
-        lines.append(f"Jetson: {board.board}, JetPack {board.jetpack}; {'; '.join(own) or 'no TensorRT'}")
-    for extra, packages in found.missing.items():
-        if extra == "trt" and found.machine.jetson is not None and found.places["tensorrt"]:
-            continue  # JetPack's own, which no wheel is to replace
-        install = f"Install: pip install 'cpsl_deploy[{extra}]'"
-        if extra == "trt":
-            install = install_remedy()
-        lines.append(
-            f"extra {extra}: {', '.join(packages)} missing. {install}"
-            + (" after uninstalling onnxruntime" if extra == "gpu" and found.packages["onnxruntime"] else "")
-        )
-    if found.onnxruntime_providers:
-        lines.append(
-            f"ONNX Runtime lists {', '.join(found.onnxruntime_providers)}. Listed is what it was built for, "
-            "not what works here; --device cuda starts the provider or is an error."
-        )
-    if found.packages["onnxruntime"] and found.packages["onnxruntime-gpu"]:
-        lines.append(
-            "onnxruntime and onnxruntime-gpu are both installed and break each other: uninstall one."
-        )
-    codecs = [f"{name} {'yes' if works else 'no'}" for name, works in found.codecs.items()]
-    lines.append(f"videos can be written: {', '.join(codecs)}")
-    lines += [f"free disk in {folder}: {free} GiB" for folder, free in found.free_disk_gib.items()]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if output is not None:
-        path = new_output_folder(output, overwrite=overwrite) / "environment.json"
-        write_json(path, found.to_dict())
-        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..backends import BACKENDS, DEVICES, OPENVINO_PRECISIONS
+from ..backend_names import BACKENDS, DEVICES, OPENVINO_PRECISIONS
 from ..command_line import Command
 from ..errors import InputError
 from ..files import new_output_folder, write_json, write_text
