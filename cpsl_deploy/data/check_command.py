@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..command_line import Command
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from .check_report import CheckReport
 
 _SHEET_IMAGES = 15
 
@@ -69,7 +73,7 @@ def main(
     space = parse_class_space(classes) if classes else None
     splits = splits or _default_splits(data, root, hold_out)
     folder = new_output_folder(output or Path(f"check-{Path(data).stem}"), overwrite=overwrite)
-    reports = []
+    reports: list[CheckReport] = []
     for split in splits:
         try:
             with ReadingProgress(f"frames of {Path(data).name}", "frames") as sampling:
