@@ -11,11 +11,10 @@ from cpsl_deploy.errors import RecipeError
 
 from .engine.processes import Processes
 from .recipe import Recipe, Stage
-from .samples import Batch, Sampler, SourceViews, TargetViews, WorkingImages
+from .sampler import Sampler
+from .samples import Batch, SourceViews, TargetViews, WorkingImages
 from .style import restyler
-from .views import Geometric, Photometric
-
-UNCHANGED = Geometric(scale=(1, 1), flip=False)
+from .views import UNCHANGED, Geometric, Photometric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,12 @@ class Batches:
     def __call__(self, micro: int) -> Batch:
         first = (micro * self.processes.world + self.processes.rank) * self.share
         positions = range(first, first + self.share)
-        return Batch(
+        batch = Batch(
             self.source.batch(self.seed, positions),
             None if self.target is None else self.target.batch(self.seed, positions),
         )
+        # Here, in the thread that makes the batch, and not in the step.
+        return batch.pinned() if self.processes.device.type == "cuda" else batch
 
 
 def own_share(batch: int, processes: Processes, accumulate: int) -> int:

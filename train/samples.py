@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from cpsl_deploy.classes import IGNORE
 from cpsl_deploy.data import Dataset
 
+from .sampler import Sampler
 from .views import (
+    UNCHANGED,
     Geometric,
     Photometric,
     Size,
     change_colours,
     crop_matrix,
+    inside,
     jitter_matrix,
+    lies_inside,
     warp_image,
     warp_labels,
     warp_maps,
@@ -40,15 +43,16 @@ def working_size(image: Size, wanted: Size) -> Size:
 
 
 class WorkingImages:
-    """A dataset at the size the networks work at; the latest decoded images are kept in memory.
+    """A dataset at the size the networks work at; the first decoded images that fit are kept in memory.
 
-    Safe to use from several threads.
+    The first and not the latest: every epoch shows all images in a new order, so if half of them fit, half of
+    an epoch's are there; of the latest half it would be 15 %. Safe to use from several threads.
     """
 
     def __init__(self, dataset: Dataset, size: Size, cache_mib: int = 0) -> None:
         self.dataset, self.size = dataset, size
         self._limit = cache_mib * 2**20
-        self._kept: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -59,7 +63,7 @@ class WorkingImages:
         return self.dataset.names[index]
 
     def image(self, index: int) -> np.ndarray:
-        """(h, w, 3) uint8 RGB at working size."""
+        """(h, w, 3) uint8 RGB at working size. Not to be written to: it may be kept."""
         return self._get("image", index)
 
     def label(self, index: int) -> np.ndarray:
@@ -67,10 +71,9 @@ class WorkingImages:
         return self._get("label", index)
 
     def _get(self, kind: str, index: int) -> np.ndarray:
-        with self._lock:
-            if (kind, index) in self._kept:
-                self._kept.move_to_end((kind, index))
-                return self._kept[kind, index]
+        kept = self._kept.get((kind, index))
+        if kept is not None:
+            return kept
         full = self.dataset.image(index) if kind == "image" else self.dataset.label(index)
         height, width = working_size(full.shape[:2], self.size)
         if kind == "label":
@@ -81,11 +84,10 @@ class WorkingImages:
                 full, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             )
         with self._lock:
-            if (kind, index) not in self._kept:  # another thread may have read it meanwhile
+            is_new = (kind, index) not in self._kept  # another thread may have read it meanwhile
+            if is_new and self._bytes + value.nbytes <= self._limit:
                 self._kept[kind, index] = value
                 self._bytes += value.nbytes
-            while self._bytes > self._limit and self._kept:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return value
 
 
@@ -97,46 +99,12 @@ def class_shares(images: WorkingImages, num_classes: int) -> np.ndarray:
     return counts
 
 
-class Sampler:
-    """Which image is shown at a position of the run.
-
-    Evenly: a new permutation every epoch. With ``pixels`` (n, C) and a temperature above 0, a class first
-    (see ``recipe.Data.rare_class_temperature``), then one of the images that have at least 50 pixels of it.
-    """
-
-    def __init__(
-        self, length: int, seed: int, *, pixels: np.ndarray | None = None, temperature: float = 0.0
-    ) -> None:
-        self.length, self.seed = length, seed
-        self._of_class: list[np.ndarray] = []
-        if pixels is not None and temperature > 0:
-            share = pixels.sum(axis=0) / pixels.sum()
-            members = [np.flatnonzero(column >= 50) for column in pixels.T]
-            weight = np.exp((1 - share) / temperature) * [len(m) > 0 for m in members]
-            self._of_class, self._probability = members, weight / weight.sum()
-        self._epoch, self._order = -1, np.empty(0, int)
-        self._lock = threading.Lock()
-
-    def index(self, position: int) -> int:
-        if self._of_class:
-            rng = np.random.default_rng([self.seed, 7, position])
-            return int(rng.choice(self._of_class[rng.choice(len(self._of_class), p=self._probability)]))
-        epoch, place = divmod(position, self.length)
-        with self._lock:
-            if epoch != self._epoch:
-                self._epoch, self._order = (
-                    epoch,
-                    np.random.default_rng([self.seed, 3, epoch]).permutation(self.length),
-                )
-            return int(self._order[place])
-
-
 @dataclass(frozen=True)
 class SourceBatch:
     """Labelled crops of the source."""
 
     images: Tensor
-    """(N, 3, H, W) uint8 RGB."""
+    """(N, 3, H, W) uint8 RGB, in memory channels last as they were decoded; so are a target's."""
     labels: Tensor
     """(N, H, W) int64, IGNORE where nothing is labelled."""
     names: tuple[str, ...] = ()
@@ -208,9 +176,25 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         return Batch(self.source and self.source.to(device), self.target and self.target.to(device))
 
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, from which ``to`` a GPU copies without waiting."""
+        return Batch(_pinned(self.source), _pinned(self.target))
 
-def _stack(images: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+Part = TypeVar("Part", SourceBatch | None, TargetBatch | None)
+
+
+def _pinned(part: Part) -> Part:
+    if part is None:
+        return None
+    tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    pinned: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return dataclasses.replace(part, **pinned)
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    """(N, H, W, 3) seen as (N, 3, H, W), channels last: the layout networks work in, and no copy."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +210,9 @@ class SourceViews:
 
     def batch(self, seed: list[int], positions: range) -> SourceBatch:
         """The crops at the given positions of the run."""
-        images, labels, names = [], [], []
-        for position in positions:
+        images = np.empty((len(positions), *self.crop, 3), np.uint8)
+        labels, names = np.empty((len(positions), *self.crop), np.uint8), []
+        for position, shown, labelled in zip(positions, images, labels, strict=True):
             rng = np.random.default_rng([*seed, position, 0])
             index = self.sampler.index(position)
             image, label = self.images.image(index), self.images.label(index)
@@ -235,10 +220,10 @@ class SourceViews:
             view = warp_image(image, matrix, self.crop)
             if self.restyle is not None and rng.random() < 0.5:
                 view = self.restyle(view, rng)
-            images.append(change_colours(rng, view, self.photometric))
-            labels.append(warp_labels(label, matrix, self.crop))
+            change_colours(rng, view, self.photometric, out=shown)
+            warp_labels(label, matrix, self.crop, out=labelled)
             names.append(self.images.name(index))
-        return SourceBatch(_stack(images), torch.from_numpy(np.stack(labels)).long(), tuple(names))
+        return SourceBatch(_tensor(images), torch.from_numpy(labels).long(), tuple(names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,30 +239,32 @@ class TargetViews:
 
     def batch(self, seed: list[int], positions: range) -> TargetBatch:
         """The crops at the given positions of the run."""
-        weak, strong, valid, to_image, to_weak, indices, sizes = [], [], [], [], [], [], []
-        for position in positions:
+        n = len(positions)
+        weak, strong = np.empty((2, n, *self.crop, 3), np.uint8)
+        valid, to_image, to_weak = np.empty((n, *self.crop), bool), np.empty((n, 3, 3)), np.empty((n, 3, 3))
+        indices, sizes = [], []
+        for i, position in enumerate(positions):
             rng = np.random.default_rng([*seed, position, 1])
             index = self.sampler.index(position)
             image = self.images.image(index)
             size = image.shape[:2]
-            weak_to_image = crop_matrix(rng, size, self.crop, self.weak)
-            strong_to_weak = jitter_matrix(rng, self.crop, self.strong_geometric)
-            weak.append(warp_image(image, weak_to_image, self.crop))
-            geometric = warp_image(image, weak_to_image @ strong_to_weak, self.crop)
-            strong.append(change_colours(rng, geometric, self.strong_photometric))
-            inside = warp_labels(np.zeros(size, np.uint8), weak_to_image @ strong_to_weak, self.crop)
-            in_weak = warp_labels(np.zeros(self.crop, np.uint8), strong_to_weak, self.crop)
-            valid.append((inside != IGNORE) & (in_weak != IGNORE))
-            to_image.append(weak_to_image)
-            to_weak.append(strong_to_weak)
+            to_image[i] = crop_matrix(rng, size, self.crop, self.weak)
+            to_weak[i] = jitter_matrix(rng, self.crop, self.strong_geometric)
+            warp_image(image, to_image[i], self.crop, out=weak[i])
+            unchanged = self.strong_geometric == UNCHANGED
+            view = weak[i] if unchanged else warp_image(image, to_image[i] @ to_weak[i], self.crop)
+            change_colours(rng, view, self.strong_photometric, out=strong[i])
+            valid[i] = inside(to_weak[i], self.crop, self.crop)
+            if not lies_inside(to_image[i], self.crop, size):
+                valid[i] &= inside(to_image[i] @ to_weak[i], self.crop, size)
             indices.append(index)
             sizes.append(size)
         return TargetBatch(
-            weak=_stack(weak),
-            strong=_stack(strong),
-            valid=torch.from_numpy(np.stack(valid)),
-            weak_to_image=torch.from_numpy(np.stack(to_image)),
-            strong_to_weak=torch.from_numpy(np.stack(to_weak)),
+            weak=_tensor(weak),
+            strong=_tensor(strong),
+            valid=torch.from_numpy(valid),
+            weak_to_image=torch.from_numpy(to_image),
+            strong_to_weak=torch.from_numpy(to_weak),
             indices=torch.tensor(indices),
             sizes=tuple(sizes),
             names=tuple(self.images.name(index) for index in indices),

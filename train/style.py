@@ -12,25 +12,44 @@ import numpy as np
 
 from .samples import WorkingImages
 
+Statistics = tuple[np.ndarray, np.ndarray]
+"""Mean and standard deviation of each CIELAB channel, (3,) float32 each, on OpenCV's 0..255 scale."""
+
 
 def reinhard(image: np.ndarray, style: np.ndarray) -> np.ndarray:
     """``image`` with the CIELAB channel means and deviations of ``style``. Both (H, W, 3) uint8 RGB."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
-    mean, deviation = _statistics(lab)
-    wanted_mean, wanted_deviation = _statistics(cv2.cvtColor(style, cv2.COLOR_RGB2LAB).astype(np.float32))
-    lab = (lab - mean) * (wanted_deviation / np.maximum(deviation, 1.0)) + wanted_mean
-    return cv2.cvtColor(np.clip(np.rint(lab), 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
+    return _with_statistics(image, _statistics(_lab(style)))
 
 
-def _statistics(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def restyler(targets: WorkingImages) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
+    """A function that gives an image the colours of a random target image. Each target image is read once:
+    its statistics are all that is needed of it."""
+    known: dict[int, Statistics] = {}
+
+    def restyle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        index = int(rng.integers(len(targets)))
+        wanted = known.get(index)
+        if wanted is None:
+            wanted = known[index] = _statistics(_lab(targets.image(index)))
+        return _with_statistics(image, wanted)
+
+    return restyle
+
+
+def _lab(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+
+
+def _statistics(lab: np.ndarray) -> Statistics:
     mean, deviation = cv2.meanStdDev(lab)
     return mean.ravel().astype(np.float32), deviation.ravel().astype(np.float32)
 
 
-def restyler(targets: WorkingImages) -> Callable[[np.ndarray, np.random.Generator], np.ndarray]:
-    """A function that gives an image the colours of a random target image."""
-
-    def restyle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return reinhard(image, targets.image(int(rng.integers(len(targets)))))
-
-    return restyle
+def _with_statistics(image: np.ndarray, wanted: Statistics) -> np.ndarray:
+    lab = _lab(image)
+    mean, deviation = _statistics(lab)
+    # What becomes of each of the 256 values of each channel is worked out once, and then looked up.
+    values = np.arange(256, dtype=np.float32)[:, None]
+    table = (values - mean) * (wanted[1] / np.maximum(deviation, 1.0)) + wanted[0]
+    table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.LUT(lab, table[:, None]), cv2.COLOR_LAB2RGB)

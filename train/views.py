@@ -76,6 +76,9 @@ def _require_not_negative(settings: Photometric | Geometric, *names: str) -> Non
             )
 
 
+UNCHANGED = Geometric(scale=(1, 1), flip=False)
+
+
 def crop_matrix(rng: np.random.Generator, image: Size, crop: Size, geometry: Geometric) -> np.ndarray:
     """Map of a random zoomed, flipped crop to the image (3x3 float64). The crop lies inside where it fits."""
     zoom = _log_uniform(rng, geometry.scale)
@@ -112,16 +115,22 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return float(np.exp(rng.uniform(np.log(bounds[0]), np.log(bounds[1]))))
 
 
-def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
+def warp_image(
+    image: np.ndarray, matrix: np.ndarray, size: Size, out: np.ndarray | None = None
+) -> np.ndarray:
     """Cut the view out of an image, (H, W, 3) uint8; what lies outside is the mirrored image.
 
-    When the map shrinks the image it is averaged first, so that the view does not alias.
+    When the map shrinks the image it is averaged first, so that the view does not alias. ``out``: where the
+    view is written, (*size, 3) uint8.
     """
     shrink = np.sqrt(abs(np.linalg.det(matrix[:2, :2])))
     if shrink > 1.4:
         matrix, image = _halve(matrix, image, shrink)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, matrix[:2], size[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    view: np.ndarray = cv2.warpAffine(
+        image, matrix[:2], size[::-1], dst=out, flags=flags, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return view
 
 
 def _halve(matrix: np.ndarray, image: np.ndarray, shrink: float) -> tuple[np.ndarray, np.ndarray]:
@@ -138,12 +147,33 @@ def _resize_matrix(old: Size, new: Size) -> np.ndarray:
     return np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1.0]])
 
 
-def warp_labels(labels: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
-    """Cut the view out of a label map (H, W) uint8, nearest neighbour; IGNORE outside the image."""
-    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(
-        labels, matrix[:2], size[::-1], flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE
+def warp_labels(
+    labels: np.ndarray, matrix: np.ndarray, size: Size, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Cut the view out of a label map (H, W) uint8, nearest neighbour; IGNORE outside the image.
+
+    ``out``: where the view is written, of ``size``, uint8.
+    """
+    flags, border = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT
+    view: np.ndarray = cv2.warpAffine(
+        labels, matrix[:2], size[::-1], dst=out, flags=flags, borderMode=border, borderValue=IGNORE
     )
+    return view
+
+
+def inside(matrix: np.ndarray, view: Size, full: Size) -> np.ndarray:
+    """(*view) bool: which pixels of a view lie in what it was cut from, as ``warp_labels`` has it."""
+    within: np.ndarray = warp_labels(np.zeros(full, np.uint8), matrix, view) != IGNORE
+    return within
+
+
+def lies_inside(matrix: np.ndarray, view: Size, full: Size) -> bool:
+    """Whether a view lies wholly in what it was cut from, half a pixel or more from its edge: then all of
+    ``inside`` is true, and so it is of every view of that view where that is inside."""
+    right, bottom = view[1] - 0.5, view[0] - 0.5
+    corners = np.array([[-0.5, right, -0.5, right], [-0.5, -0.5, bottom, bottom], [1, 1, 1, 1]])
+    x, y, _ = matrix @ corners
+    return bool(x.min() >= 0 and y.min() >= 0 and x.max() <= full[1] - 1 and y.max() <= full[0] - 1)
 
 
 def warp_maps(
@@ -173,30 +203,63 @@ def warp_maps(
     return warped, valid
 
 
-def change_colours(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray:
-    """A colour-jittered, perhaps blurred, noisy or partly greyed copy of an RGB image (H, W, 3) uint8."""
-    out: np.ndarray = image.astype(np.float32)
-    out *= 1 + rng.uniform(-1, 1) * strength.brightness
-    mean = out.mean()
-    out = (out - mean) * (1 + rng.uniform(-1, 1) * strength.contrast) + mean
-    if strength.saturation or strength.hue:
-        out = _turn_colours(rng, out, strength)
-    if rng.random() < strength.blur:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.1, 1.5))
-    if strength.noise:
-        out += rng.standard_normal(out.shape, np.float32) * np.float32(rng.uniform(0, strength.noise))
+def change_colours(
+    rng: np.random.Generator, image: np.ndarray, strength: Photometric, out: np.ndarray | None = None
+) -> np.ndarray:
+    """A colour-jittered, perhaps blurred, noisy or partly greyed copy of an RGB image (H, W, 3) uint8.
+
+    ``out``: where the copy is written, an array of the image's shape and type that does not overlap it.
+    Where colours alone change, they do so in OpenCV's fixed point: one value in ten at most differs from the
+    exact result, rounded, and by one level.
+    """
+    out = np.empty_like(image) if out is None else out
+    colours = _colour_map(rng, image, strength)
+    blur = rng.uniform(0.1, 1.5) if rng.random() < strength.blur else 0.0
+    if blur or strength.noise:
+        # A blur is a mean, which an affine map of colours leaves one: the blur may come first.
+        exact = _blurred(image, blur) if blur else image.astype(np.float32)
+        exact = exact if colours is None else cv2.transform(exact, colours)
+        if strength.noise:
+            noise = rng.standard_normal(exact.shape, np.float32)
+            noise *= np.float32(rng.uniform(0, strength.noise))
+            exact += noise
+        cv2.add(exact, np.zeros(4), dst=out, dtype=cv2.CV_8U)  # rounds and saturates
+    elif colours is not None:
+        cv2.transform(image, colours, dst=out)
+    else:
+        out[:] = image
     for _ in range(strength.cutout):
         height, width = (rng.integers(1, max(2, side // 5)) for side in out.shape[:2])
         top, left = rng.integers(0, out.shape[0] - height + 1), rng.integers(0, out.shape[1] - width + 1)
         out[top : top + height, left : left + width] = 127
-    return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    return out
 
 
-def _turn_colours(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray:
+def _colour_map(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray | None:
+    """Brightness, contrast about the image's mean, saturation and hue as one affine map, (3, 4) float32; None
+    if all of them are off."""
+    brightness = 1 + rng.uniform(-1, 1) * strength.brightness
+    contrast = 1 + rng.uniform(-1, 1) * strength.contrast
+    turn = _turn_of_colours(rng, strength) if strength.saturation or strength.hue else np.eye(3)
+    if not (strength.brightness or strength.contrast or strength.saturation or strength.hue):
+        return None
+    mean = np.mean(cv2.mean(image)[:3])
+    # The turn leaves grey, which the mean is added as, where it is.
+    shift = np.full((3, 1), brightness * (1 - contrast) * mean)
+    return np.hstack([brightness * contrast * turn, shift]).astype(np.float32)
+
+
+def _turn_of_colours(rng: np.random.Generator, strength: Photometric) -> np.ndarray:
     """Saturation and hue as one 3x3 matrix: a rotation about the grey axis and a stretch away from it."""
     angle = rng.uniform(-1, 1) * strength.hue * 2 * np.pi
     stretch = 1 + rng.uniform(-1, 1) * strength.saturation
     grey = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
-    return cv2.transform(image, (grey + stretch * turn).astype(np.float32))
+    return grey + stretch * (np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross)
+
+
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur of uint8 (H, W, 3), float32, out to four sigma."""
+    kernel = cv2.getGaussianKernel(round(8 * sigma + 1) | 1, sigma, cv2.CV_32F)
+    blurred: np.ndarray = cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel)
+    return blurred

@@ -20,7 +20,7 @@ from cpsl_deploy.train.samples import (
     class_shares,
     working_size,
 )
-from cpsl_deploy.train.views import Geometric, Photometric
+from cpsl_deploy.train.views import UNCHANGED, Geometric, Photometric, warp_labels
 
 SEED = [3, 1]
 
@@ -110,6 +110,18 @@ def test_images_are_kept_up_to_the_limit():
     for _ in range(3):
         none_kept.image(0)
     assert dataset.reads == 3
+
+
+def test_of_a_set_that_fits_by_half_half_is_not_read_again():
+    """In every epoch, whatever its order: what was read last is no more likely to come than the rest."""
+    one = streets(1).image(0).nbytes
+    dataset = Counting(streets(4 * (2**20 // one // 2)))  # room for half of them would be 2 MiB
+    images, sampler = WorkingImages(dataset, SIZE, cache_mib=1), Sampler(len(dataset), seed=2)
+    fitting = 2**20 // one
+    for epoch in range(1, 4):
+        for position in range((epoch - 1) * len(dataset), epoch * len(dataset)):
+            images.image(sampler.index(position))
+        assert dataset.reads == len(dataset) + (epoch - 1) * (len(dataset) - fitting)
 
 
 def test_an_image_that_two_threads_read_at_once_counts_once():
@@ -229,3 +241,54 @@ def test_a_batch_moves_whole_and_keeps_its_maps_exact():
         kept = getattr(moved.target, name)
         assert torch.equal(kept, value) if isinstance(value, torch.Tensor) else kept == value, name
     assert moved.target.weak_to_image.dtype == torch.float64
+
+
+def test_crops_are_made_in_the_layout_that_networks_work_in():
+    source, target = (
+        source_views(streets()).batch(SEED, range(3)),
+        target_views(streets()).batch(SEED, range(3)),
+    )
+    for images in (source.images, target.weak, target.strong):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_valid_pixels_are_those_of_both_whole_warps():
+    """Weak views that leave the image and some that do not; none of both is warped for nothing."""
+    views = target_views(streets(), weak=Geometric(scale=(0.6, 2)))
+    batch = views.batch(SEED, range(20))
+    for n in range(20):
+        to_image, to_weak = batch.weak_to_image[n].numpy(), batch.strong_to_weak[n].numpy()
+        in_image = warp_labels(np.zeros(SIZE, np.uint8), to_image @ to_weak, CROP) != IGNORE
+        in_weak = warp_labels(np.zeros(CROP, np.uint8), to_weak, CROP) != IGNORE
+        assert np.array_equal(batch.valid[n].numpy(), in_image & in_weak)
+    assert not batch.valid.all()
+
+
+def test_a_strong_view_without_changes_is_the_weak_one():
+    views = target_views(streets(), strong_geometric=UNCHANGED, strong_photometric=Photometric())
+    batch = views.batch(SEED, range(4))
+    assert torch.equal(batch.strong, batch.weak)
+    assert torch.equal(batch.strong_to_weak, torch.eye(3).double().expand(4, 3, 3))
+
+
+def test_all_that_a_step_sees_is_pinned(monkeypatch: pytest.MonkeyPatch):
+    """What a GPU copies from: without one, pages cannot be locked, so the call is counted."""
+    pinned: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor + 0
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = Batch(
+        source_views(streets()).batch(SEED, range(2)), target_views(streets()).batch(SEED, range(2))
+    )
+    moved = batch.pinned()
+    for before, after in ((batch.source, moved.source), (batch.target, moved.target)):
+        for name, value in vars(before).items():
+            if isinstance(value, torch.Tensor):
+                assert any(value is one for one in pinned), name
+                assert getattr(after, name) is not value and torch.equal(getattr(after, name), value)
+            else:
+                assert getattr(after, name) == value
+    assert Batch(batch.source, None).pinned().target is None

@@ -49,3 +49,17 @@ def test_restyling_follows_its_generator_and_visits_the_targets():
     results = [restyle(image, np.random.default_rng(seed)).tobytes() for seed in range(30)]
     assert results == [restyle(image, np.random.default_rng(seed)).tobytes() for seed in range(30)]
     assert len(set(results)) == 4
+
+
+def test_a_target_image_is_read_once(monkeypatch: pytest.MonkeyPatch):
+    pictures, read = streets(3), []
+    targets = WorkingImages(pictures, SIZE)  # keeps none
+    restyle = restyler(targets)
+    reading = pictures.image
+    monkeypatch.setattr(pictures, "image", lambda index: read.append(index) or reading(index))
+    image = picture(0, 120, 40)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        style = reading(int(np.random.default_rng(seed).integers(3)))
+        assert np.array_equal(restyle(image, rng), reinhard(image, style))
+    assert sorted(read) == [0, 1, 2]

@@ -15,7 +15,9 @@ from cpsl_deploy.train.views import (
     Photometric,
     change_colours,
     crop_matrix,
+    inside,
     jitter_matrix,
+    lies_inside,
     warp_image,
     warp_labels,
     warp_maps,
@@ -255,3 +257,67 @@ def test_cutout_greys_small_rectangles():
         assert grey.sum() == len(rows) * len(columns) and max(len(rows), len(columns)) <= 20
         shares.append(grey.mean())
     assert max(shares) > 0.02
+
+
+def colours_one_by_one(rng: np.random.Generator, image: np.ndarray, strength: Photometric) -> np.ndarray:
+    """What ``change_colours`` documents, a change after the other, in float64."""
+    out = image * (1 + rng.uniform(-1, 1) * strength.brightness)
+    out = (out - out.mean()) * (1 + rng.uniform(-1, 1) * strength.contrast) + out.mean()
+    angle, stretch = (
+        rng.uniform(-1, 1) * strength.hue * 2 * np.pi,
+        1 + rng.uniform(-1, 1) * strength.saturation,
+    )
+    axis = np.ones(3) / np.sqrt(3)
+    grey = out.mean(axis=2, keepdims=True)
+    colour = out - grey
+    turned = colour * np.cos(angle) + np.cross(axis, colour) * np.sin(angle)
+    out = grey + stretch * turned
+    if rng.random() < strength.blur:
+        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.1, 1.5))
+    if strength.noise:
+        out = out + rng.standard_normal(out.shape, np.float32) * rng.uniform(0, strength.noise)
+    return np.clip(np.rint(out), 0, 255)
+
+
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+@pytest.mark.parametrize("noise", [0.0, 12.0])
+def test_colours_are_those_of_the_changes_one_after_the_other(blur: float, noise: float):
+    """To a level, and mostly exactly: with values that leave 0..255 on the way, too."""
+    image = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8), (0, 0), 1
+    )
+    image = np.clip(2.5 * (image - 127.0) + 127, 0, 255).astype(np.uint8)
+    strength = Photometric(brightness=0.5, contrast=0.5, saturation=1, hue=0.15, blur=blur, noise=noise)
+    for seed in range(6):
+        wanted = colours_one_by_one(np.random.default_rng(seed), image, strength)
+        written = np.empty_like(image)
+        found = change_colours(np.random.default_rng(seed), image, strength, out=written)
+        assert found is written
+        wrong = np.abs(written - wanted)
+        assert wrong.max() <= 1 and (wrong > 0).mean() < (0.001 if blur == 1 or noise else 0.2)
+
+
+def test_views_are_written_where_they_are_asked_for():
+    image = coordinates(IMAGE)
+    labels = np.random.default_rng(0).integers(0, 9, IMAGE).astype(np.uint8)
+    for seed in range(6):
+        matrix = random_map(seed) @ np.diag([1 + seed % 2, 1 + seed % 2, 1])  # some shrink
+        shown, named = np.zeros((2, *CROP, 3), np.uint8), np.zeros((2, *CROP), np.uint8)
+        warp_image(image, matrix, CROP, out=shown[1])
+        warp_labels(labels, matrix, CROP, out=named[1])
+        assert np.array_equal(shown[1], warp_image(image, matrix, CROP)) and not shown[0].any()
+        assert np.array_equal(named[1], warp_labels(labels, matrix, CROP)) and not named[0].any()
+
+
+def test_a_view_that_lies_inside_has_no_pixel_outside_nor_has_what_is_cut_from_it():
+    found = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        to_image = crop_matrix(rng, IMAGE, CROP, Geometric(scale=(0.7, 2)))
+        to_image[:2, 2] += rng.uniform(-3, 3, 2)
+        found.append(lies_inside(to_image, CROP, IMAGE))
+        if found[-1]:
+            to_weak = jitter_matrix(rng, CROP, STRONG)
+            assert inside(to_image, CROP, IMAGE).all()
+            assert inside(to_image @ to_weak, CROP, IMAGE)[inside(to_weak, CROP, CROP)].all()
+    assert 0.2 < np.mean(found) < 0.9
