@@ -19,7 +19,6 @@ from .backends.base import INFERENCE
 from .buffers import empty
 from .classes import ClassSpace
 from .contract import COLOUR_ORDERS, CONFIDENCE, LABELS, LOGITS
-from .dense_argmax import labels_from_logits
 from .errors import InputError, ModelFileError
 from .overlay import blend, draw_legend, shares
 from .spec import ModelSpec
@@ -239,12 +238,7 @@ class Segmenter:
         one, frame = dict(inferred.outputs), inferred.prepared.frame
         size = inferred.prepared.image.shape[:2]
         if LABELS not in one:
-            stride = self.contract.output_stride
-            dense = -(-size[0] // stride), -(-size[1] // stride)
-            try:
-                one[LABELS] = labels_from_logits(one[LOGITS], dense, align_corners=self.spec.align_corners)
-            except InputError as error:
-                raise ModelFileError(f"{self.origin}: {error}. Export it again: cpsl-export RUN") from error
+            one[LABELS] = self.backend.labels_of(one[LOGITS], size)
         for name in (LABELS, CONFIDENCE):
             if name in one and one[name].shape != frame.shape[:2]:
                 one[name] = self._at_frame_size(one[name], size, frame.shape[:2])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..buffers import empty
 from ..contract import CONFIDENCE, LABELS, LOGITS, Contract
+from ..dense_argmax import labels_from_logits
 from ..errors import InputError, ModelFileError
 from ..spec import ModelSpec
+from .graph_cut import up_to_logits
 from .signature import INPUT_NAME, Description, Ports, check_class_count, check_signature
 
 __all__ = ["DEVICE_TO_HOST", "HOST_TO_DEVICE", "INFERENCE", "INPUT_NAME", "Backend"]
@@ -47,6 +52,8 @@ class Backend(ABC):
     """Fewest frames that one inference takes, where ``batch`` leaves their number free."""
     most_batch: int | None = None
     """Most frames that one inference takes, where ``batch`` leaves their number free; None if any."""
+    labels_outside = False
+    """Whether the library gives logits where the file gives labels, which are then made of them here."""
     _closed = False
 
     def describe_file(self, origin: str, metadata: dict[str, str]) -> None:
@@ -57,7 +64,8 @@ class Backend(ABC):
 
     def check_ports(self, inputs: Ports, outputs: Ports) -> None:
         """Take over what sizes the file takes. Raises ModelFileError if it is not what its metadata say."""
-        described = Description(spec=self.spec, contract=self.contract)
+        given = replace(self.contract, outputs=(LOGITS,)) if self.labels_outside else self.contract
+        described = Description(spec=self.spec, contract=given)
         signature = check_signature(self.origin, described, inputs, outputs)
         self.static_size, self.batch = signature.size, signature.batch
 
@@ -74,7 +82,7 @@ class Backend(ABC):
         self._check_frames(frames)
         outputs = self.infer_impl(np.ascontiguousarray(frames))
         self._check_outputs(outputs, frames.shape)
-        return outputs
+        return self._with_labels(outputs, frames.shape) if self.labels_outside else outputs
 
     def infer_timed(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """`infer`, and the wall-clock milliseconds of its parts.
@@ -88,6 +96,8 @@ class Backend(ABC):
         self._check_frames(frames)
         outputs, transfers_ms = self.infer_timed_impl(np.ascontiguousarray(frames))
         self._check_outputs(outputs, frames.shape)
+        if self.labels_outside:
+            outputs = self._with_labels(outputs, frames.shape)
         whole_ms = (time.perf_counter_ns() - started_ns) / 1e6
         return outputs, {**transfers_ms, INFERENCE: whole_ms - sum(transfers_ms.values())}
 
@@ -135,9 +145,40 @@ class Backend(ABC):
                 )
             check_class_count(self.origin, logits.shape[1], self.spec)
 
+    def prefer_labels_outside(self, path: Path) -> bytes | None:
+        """The model to open instead of the ONNX file ``path``, which ends at the logits; None to open the
+        file itself. For backends on the CPU; call it after `describe_file`.
+
+        Labels are made in the graph where they are of the logits' size, and for a file that gives
+        confidence, which needs every logit of the frame.
+        """
+        wanted = self.contract.outputs
+        if LABELS not in wanted or CONFIDENCE in wanted or self.contract.output_stride >= self.spec.stride:
+            return None
+        model = up_to_logits(path)
+        self.labels_outside = model is not None
+        return model
+
+    def labels_of(self, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Labels uint8 of logits float32 (classes, h, w), for frames of ``size`` = (height, width) as the
+        file takes them, at the contract's output stride. Raises ModelFileError for logits that are not
+        finite."""
+        stride = self.contract.output_stride
+        dense = -(-size[0] // stride), -(-size[1] // stride)
+        try:
+            return labels_from_logits(logits, dense, align_corners=self.spec.align_corners)
+        except InputError as error:
+            raise ModelFileError(f"{self.origin}: {error}. Export it again: cpsl-export RUN") from error
+
+    def _with_labels(self, outputs: dict[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """As the contract has them, of frames of a shape (N, H, W, 3)."""
+        each = [self.labels_of(logits, (shape[1], shape[2])) for logits in outputs[LOGITS]]
+        labels = each[0][None] if len(each) == 1 else np.stack(each, out=empty((len(each), *each[0].shape)))
+        return {LABELS: labels, **(outputs if LOGITS in self.contract.outputs else {})}
+
     @abstractmethod
     def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """As `infer`, for frames that are checked and contiguous."""
+        """As `infer`, for frames that are checked and contiguous; logits alone if ``labels_outside``."""
 
     def infer_timed_impl(self, frames: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """As `infer_impl`, and the milliseconds of the two transfers; none without a memory of its own."""

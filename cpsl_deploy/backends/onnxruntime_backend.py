@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..contract import LOGITS
 from ..errors import MissingExtraError, ModelFileError, OutputError, UnavailableError
 from .base import INPUT_NAME, Backend
+from .cpu_threads import SPINNING, inference_threads
 from .gpu import nvidia_gpu_count
 from .onnx_file import read_onnx_metadata
 from .onnxruntime_pooled import PooledRun
@@ -90,6 +92,11 @@ class OnnxRuntimeBackend(Backend):
         options = onnxruntime.SessionOptions()
         # Errors come as exceptions, too; but why a GPU's provider did not start is in the log alone.
         options.log_severity_level = 3 if self.device == "cuda" else 4
+        model: str | bytes = str(path)
+        if self.device == "cpu":
+            model = self.prefer_labels_outside(path) or model
+            self._threads = inference_threads(self._threads)
+            options.add_session_config_entry(SPINNING, "0")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if profile_folder is not None:
@@ -99,7 +106,7 @@ class OnnxRuntimeBackend(Backend):
             # A provider that fails in a run would be replaced by the CPU in silence. One that cannot start
             # is replaced, too, which is looked at below and told better than the error would be.
             session = onnxruntime.InferenceSession(
-                str(path),
+                model,
                 options,
                 providers=self._providers(path),
                 enable_fallback=int(self.device == "cuda"),
@@ -123,7 +130,7 @@ class OnnxRuntimeBackend(Backend):
             )
         self._session = session
         self.check_ports(inputs, outputs)
-        self._output_names = list(self.contract.outputs)
+        self._output_names = [LOGITS] if self.labels_outside else list(self.contract.outputs)
         if self.device == "cuda":
             self._bound = BoundRun(session, self._output_names, self.device)
         else:
@@ -167,6 +174,7 @@ class OnnxRuntimeBackend(Backend):
             "provider": self._provider,
             "threads": self._threads,
             "precision": self.contract.precision,
+            "labels_outside": self.labels_outside,
         }
         return described if self._nodes is None else {**described, "nodes_by_provider": self._nodes}
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..buffers import empty
+from ..contract import LOGITS
 from ..errors import InputError, MissingExtraError, ModelFileError, UnavailableError
 from . import OPENVINO_PRECISIONS
 from .base import Backend
+from .cpu_threads import inference_threads
 from .onnx_file import read_onnx_metadata
 from .signature import Ports
 
@@ -46,10 +48,10 @@ class OpenVinoBackend(Backend):
         self._version = openvino.get_version()
         core = openvino.Core()
         properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            properties["INFERENCE_NUM_THREADS"] = threads
+        if (count := inference_threads(threads)) is not None:
+            properties["INFERENCE_NUM_THREADS"] = count
         try:
-            model = core.read_model(path)
+            model = core.read_model(self.prefer_labels_outside(path) or path)
             inputs, outputs = _ports(model.inputs), _ports(model.outputs)
             self.check_ports(inputs, outputs)
             compiled = core.compile_model(model, "CPU", properties)
@@ -61,7 +63,8 @@ class OpenVinoBackend(Backend):
             ) from error
         self._threads = compiled.get_property("INFERENCE_NUM_THREADS")
         self._precision = _require_really(compiled, precision)
-        self._order = [(name, list(outputs).index(name)) for name in self.contract.outputs]
+        wanted = (LOGITS,) if self.labels_outside else self.contract.outputs
+        self._order = [(name, list(outputs).index(name)) for name in wanted]
         self._request = compiled.create_infer_request()
 
     def infer_impl(self, frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -85,6 +88,7 @@ class OpenVinoBackend(Backend):
             "device": self.device,
             "threads": self._threads,
             "precision": self._precision,
+            "labels_outside": self.labels_outside,
         }
 
     def close(self) -> None:

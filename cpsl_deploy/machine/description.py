@@ -45,7 +45,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=_cpu_name(),
         cores=cores,
-        usable_cores=_usable_cores(cores),
+        usable_cores=usable_cores(),
         memory_gib=_memory_gib(),
         os=platform.platform(),
         gpus=_gpus(),
@@ -87,7 +87,9 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores(cores: int) -> float:
+def usable_cores() -> float:
+    """Those of the process's affinity, or the container's quota where that is less."""
+    cores = os.cpu_count() or 1
     usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores)
     quota_file = Path("/sys/fs/cgroup/cpu.max")  # control groups v2: "<quota|max> <period>", microseconds
     if quota_file.exists():
