@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -291,6 +290,8 @@ def new_output_folder(
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file."""
+    import hashlib  # here: it loads OpenSSL, and opening a model needs neither
+
     with open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from cpsl_deploy import backend_names, backends
+from cpsl_deploy import ModelFileError, backend_names, backends, load
+from cpsl_deploy.backends import onnx_file
+from cpsl_deploy.backends.onnx_file import read_onnx_metadata
 from cpsl_deploy.data.check_command import main as cpsl_check
 from cpsl_deploy.data.footage import DEFAULT_FRAMES
 
@@ -46,10 +49,10 @@ MODULES = "import json, sys\nprint('\\n' + json.dumps(sorted(sys.modules)))"
 EMPTY = "import click\nclick.command()(lambda: None)(['--help'], standalone_mode=False)\n"
 
 
-def modules_after(code: str) -> set[str]:
+def modules_after(code: str, *arguments: object) -> set[str]:
     """What a fresh interpreter has imported when it has run the code."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"{code}\n{MODULES}"],
+        [sys.executable, "-W", "error", "-c", f"{code}\n{MODULES}", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -88,3 +91,39 @@ def test_public_names_of_data_come_when_asked_for() -> None:
     assert "cv2" not in before and "cpsl_deploy.data.open" not in before
     after = modules_after("from cpsl_deploy.data import Dataset, dataset_splits, open_dataset")
     assert {"cpsl_deploy.data.open", "cpsl_deploy.data.dataset"} <= after
+
+
+TO_FIRST_LABELS = """
+import sys, cpsl_deploy, numpy
+with cpsl_deploy.load(sys.argv[1]) as segmenter:
+    segmenter.predict(numpy.zeros((64, 96, 3), numpy.uint8))
+"""
+
+
+def test_first_labels_need_the_runtime_and_no_more(tiny_model: Path) -> None:
+    more = modules_after(TO_FIRST_LABELS, tiny_model) - modules_after("import cv2, numpy, onnxruntime")
+    own = {name for name in more if name.partition(".")[0] == "cpsl_deploy"}
+    parts = {name.split(".")[1] for name in own if "." in name}
+    assert not parts & {"bench", "data", "drift", "run", "sinks", "sources", "streams"}
+    assert not more & {"av", "hashlib", "rich", "yaml", "openvino"}
+
+
+def test_a_file_is_parsed_once_for_one_opening(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    before = onnx_file._read.cache_info()
+    load(path).close()
+    after = onnx_file._read.cache_info()
+    assert after.misses - before.misses == 1 and after.hits > before.hits
+
+
+def test_another_file_in_its_place_is_read_again(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    data = tiny_model.read_bytes()
+    path.write_bytes(data)
+    metadata = read_onnx_metadata(path)
+    metadata["outputs"] = "changed by whoever was given it"
+    assert read_onnx_metadata(path)["outputs"] == "labels"
+    path.write_bytes(data[:-1])
+    with pytest.raises(ModelFileError, match="cut off"):
+        read_onnx_metadata(path)

@@ -1,9 +1,25 @@
-"""The machine under a run: what it is, what it can do at most, and what its sensors say."""
+"""The machine under a run: what it is, what it can do at most, and what its sensors say.
 
-from .description import Machine, describe_machine, package_versions
-from .jetson import Jetson, find_jetson
-from .probe import Unavailable
-from .sensors import Reading, Sensors
+Public names are imported when first used: who asks for the number of cores needs no sensors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..lazy import lazy_names
+
+_HOME = {
+    "Jetson": "jetson",
+    "Machine": "description",
+    "Reading": "sensors",
+    "Sensors": "sensors",
+    "Unavailable": "probe",
+    "describe_machine": "description",
+    "find_jetson": "jetson",
+    "package_versions": "description",
+}
+"""Public name -> the submodule it lives in."""
 
 __all__ = [
     "Jetson",
@@ -15,3 +31,11 @@ __all__ = [
     "find_jetson",
     "package_versions",
 ]
+
+if TYPE_CHECKING:
+    from .description import Machine, describe_machine, package_versions
+    from .jetson import Jetson, find_jetson
+    from .probe import Unavailable
+    from .sensors import Reading, Sensors
+
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
