@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..machine.description import usable_cores
+from ..machine.cores import usable_cores
 
 SPINNING = "session.intra_op.allow_spinning"
 """ONNX Runtime's key (onnxruntime_session_options_config_keys.h): "1", its default, or "0"."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
+from .cores import usable_cores
 from .jetson import Jetson, find_jetson
 
 
@@ -85,18 +86,6 @@ def _cpu_name() -> str:
     if platform.system() == "Darwin":
         return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> float:
-    """Those of the process's affinity, or the container's quota where that is less."""
-    cores = os.cpu_count() or 1
-    usable = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores)
-    quota_file = Path("/sys/fs/cgroup/cpu.max")  # control groups v2: "<quota|max> <period>", microseconds
-    if quota_file.exists():
-        quota, _, period = quota_file.read_text().strip().partition(" ")
-        if quota.isdigit() and period.isdigit():
-            usable = min(usable, int(quota) / int(period))
-    return usable
 
 
 def _memory_gib() -> float | None:
