@@ -20,7 +20,7 @@ from typing import Any
 import click
 import frames_report
 import numpy as np
-from frames_ways import KINDS, Way, in_turns, open_ways, peak_mb, read_json, same_result
+from frames_ways import STEPS, Way, in_turns, open_ways, peak_mb, read_json, same_result
 
 from cpsl_deploy.bench.graph_cost import graph_cost
 from cpsl_deploy.command_line import Command, parse_size
@@ -91,7 +91,7 @@ def measure(files: Path, ways: str, rounds: int, seconds: float) -> dict[str, An
     rows = []
     for way in opened:
         answers = None
-        if way.name != "network":
+        if len(way.wall_ms[0]) == len(STEPS):  # not the network alone
             each = [same_result(way.run(index), one) for index, one in enumerate(expected)]
             answers = {
                 "labels": float(np.mean([one["labels"] for one in each])),
@@ -99,12 +99,11 @@ def measure(files: Path, ways: str, rounds: int, seconds: float) -> dict[str, An
                 "frames": len(each),
             }
         rows.append(row(way, opened[0], answers))
-    names = [one["name"] for one in rows if one["name"] != "network"]
+    names = [one["name"] for one in rows if one["agreement"]]
     return {
         "rounds": done,
         "rows": rows,
         "unavailable": missing,
-        "fp32": [kind.name for kind in KINDS if kind.is_fp32],
         "limits": limits_of(files, images),
         "peak_mb": {name: memory_alone(name) for name in names},
         "machine": dataclasses.asdict(machine),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from frames_ways import BASELINE, STEPS
+from frames_ways import BASELINE, OUR_NETWORK, STEPS, THEIR_NETWORK
 
 from cpsl_deploy.files import write_json, write_text
 
@@ -43,11 +43,11 @@ def headline(records: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
 def shares(record: dict[str, Any]) -> dict[str, float]:
     """Of the CPU time of a frame, what is not the network, by way, for fp32 in onnxruntime."""
     by_name = {row["name"]: row for row in record["rows"]}
-    network = by_name["network"]["frame_cpu_ms"]
+    networks = {BASELINE: THEIR_NETWORK, "fp32 onnxruntime": OUR_NETWORK}
     return {
-        name: 1 - network / row["frame_cpu_ms"]
-        for name, row in by_name.items()
-        if name == BASELINE or name.startswith("fp32 onnxruntime")
+        name: 1 - by_name[network]["frame_cpu_ms"] / by_name[name]["frame_cpu_ms"]
+        for name, network in networks.items()
+        if name in by_name
     }
 
 
@@ -94,9 +94,7 @@ def _summary(record: dict[str, Any]) -> str:
 
 def _steps(record: dict[str, Any]) -> str:
     rows = [
-        [row["name"], *(f"{ms:.2f}" for ms in row["cpu_ms"])]
-        for row in record["rows"]
-        if row["name"] != "network"
+        [row["name"], *(f"{ms:.2f}" for ms in row["cpu_ms"])] for row in record["rows"] if row["agreement"]
     ]
     return _table(["way", *STEPS], rows)
 
