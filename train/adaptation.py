@@ -32,16 +32,10 @@ from .recipe import Recipe
 from .reference_arithmetic import OURS, REFERENCE
 from .samples import WorkingImages, class_shares
 from .self_labelling import SelfLabelling, require_classifier_bias
+from .soft_labels import SoftLabels, remove_soft_labels
 from .source_only import Supervised
 from .stage import TrainingStage, normalised
-from .target_statistics import (
-    SoftLabels,
-    TargetSummary,
-    prototype_shares,
-    remove_soft_labels,
-    source_prototypes,
-    summarise_target,
-)
+from .target_statistics import TargetSummary, prototype_shares, source_prototypes, summarise_target
 from .views import Geometric, Photometric
 from .warm_up import WarmUp
 
@@ -147,7 +141,8 @@ class Adaptation:
             target_statistics=self.recipe.target_statistics,
             arithmetic=self.arithmetic,
         )
-        return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
+        soft = None if settings.online_soft_labels else self.soft_labels
+        return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric, soft)
 
     def distillation_1(self) -> Beginning:
         model = self.recipe.model
@@ -192,7 +187,8 @@ class Adaptation:
             target_statistics=self.recipe.target_statistics,
             arithmetic=self.arithmetic,
         )
-        return stage, self.batches(stage, settings.strong_geometric, settings.strong_photometric)
+        views = (settings.strong_geometric, settings.strong_photometric, self.soft_labels)
+        return stage, self.batches(stage, *views)
 
     # ---- what the stages are made of
 
@@ -239,11 +235,13 @@ class Adaptation:
                 fallback=self.source_prototypes(network),
                 progress=report,
                 processes=self.processes,
+                workers=self.recipe.compute.workers,
             )
 
     def source_prototypes(self, network: Segmenter) -> torch.Tensor:
         """(C, D) of the labelled source, for classes that are never predicted on the target."""
-        return source_prototypes(network, self.source, self.device)
+        workers = self.recipe.compute.workers
+        return source_prototypes(network, self.source, self.device, workers=workers)
 
     def prototype_prior(self, network: Segmenter, prototypes: torch.Tensor) -> torch.Tensor:
         """The class prior (C,) as the mean prototype assignment over the target: another pass over it."""
@@ -255,6 +253,7 @@ class Adaptation:
                 self.device,
                 prior_smoothing=self.recipe.self_labelling.prior_smoothing,
                 processes=self.processes,
+                workers=self.recipe.compute.workers,
             )
 
     def batches(
@@ -262,11 +261,12 @@ class Adaptation:
         stage: TrainingStage,
         strong_geometric: Geometric | None = None,
         strong_photometric: Photometric | None = None,
+        soft_labels: SoftLabels | None = None,
         *,
         labelled: WorkingImages | None = None,
     ) -> MakeBatch:
-        """What this process shows the stage at each micro step. ``labelled``: images to use in the source's
-        place.
+        """What this process shows the stage at each micro step. ``soft_labels``: of the target, where the
+        stage uses them. ``labelled``: images to use in the source's place.
         """
         recipe, settings = self.recipe, stage.settings
         labelled = labelled or self.source
@@ -279,7 +279,9 @@ class Adaptation:
                 pixels=self.class_pixels(labelled) if rare else None,
                 styles=self.target,
             ),
-            target=target_views(self.target, recipe, settings, strong_geometric, strong_photometric)
+            target=target_views(
+                self.target, recipe, settings, strong_geometric, strong_photometric, soft_labels
+            )
             if stage.needs_target
             else None,
             seed=[recipe.seed, STAGES.index(stage.name) if stage.name in STAGES else len(STAGES)],

@@ -13,6 +13,7 @@ from .engine.processes import Processes
 from .recipe import Recipe, Stage
 from .sampler import Sampler
 from .samples import Batch, SourceViews, TargetViews, WorkingImages
+from .soft_labels import SoftLabels
 from .style import restyler
 from .views import UNCHANGED, Geometric, Photometric
 
@@ -79,8 +80,11 @@ def target_views(
     settings: Stage,
     strong_geometric: Geometric | None = None,
     strong_photometric: Photometric | None = None,
+    soft_labels: SoftLabels | None = None,
 ) -> TargetViews:
-    """Weak and strong views of unlabelled crops; without settings of its own the strong view is the weak."""
+    """Weak and strong views of unlabelled crops; without settings of its own the strong view is the weak.
+    ``soft_labels``: of the images, to come with the views.
+    """
     return TargetViews(
         images=images,
         sampler=Sampler(len(images), recipe.seed + 1),
@@ -88,6 +92,7 @@ def target_views(
         weak=settings.weak,
         strong_geometric=strong_geometric or UNCHANGED,
         strong_photometric=strong_photometric or Photometric(),
+        soft_labels=soft_labels,
     )
 
 

@@ -35,7 +35,12 @@ class ClassPrior(nn.Module):
         """Add labels of any shape; values outside 0..C-1 do not count."""
         labels = labels.flatten()
         labels = labels[(labels >= 0) & (labels < len(self.pixels))]
-        self.pixels += torch.bincount(labels, minlength=len(self.pixels)).to(self.pixels)
+        self.add(torch.bincount(labels, minlength=len(self.pixels)))
+
+    @torch.no_grad()
+    def add(self, pixels: Tensor) -> None:
+        """Add pixels of each class (C,), or their probabilities' sums, counted elsewhere."""
+        self.pixels += pixels.to(self.pixels)
 
     @torch.no_grad()
     def see(self, probabilities: Tensor) -> None:
@@ -44,7 +49,7 @@ class ClassPrior(nn.Module):
         Hard: a pixel counts for its most likely class; soft: for every class by its probability.
         """
         if self.soft:
-            self.pixels += probabilities.double().sum(dim=(0, 2, 3)).to(self.pixels)
+            self.add(probabilities.sum(dim=(0, 2, 3)))
         else:
             self.update(probabilities.argmax(dim=1))
 

@@ -46,19 +46,29 @@ class PrototypeEstimator(nn.Module):
         self.register_buffer("mean", torch.zeros(num_classes, feature_channels))
         self.register_buffer("counts", torch.zeros(num_classes))
 
-    @torch.no_grad()
     def update(self, features: Tensor, logits: Tensor) -> None:
         """Add images. features: (N, D, h, w); logits: (N, C, h, w), at the same size."""
-        num_classes, channels = self.mean.shape
-        for feature, label in zip(features.float(), logits.argmax(dim=1), strict=True):
-            flat_label = label.flatten()
-            pixels = torch.bincount(flat_label, minlength=num_classes)
-            sums = torch.zeros(num_classes, channels, device=feature.device)
-            sums.index_add_(0, flat_label, feature.flatten(1).T)
-            seen = pixels >= self.min_pixels
-            self.counts += seen
-            step = (sums / pixels.clamp(min=1)[:, None] - self.mean) / self.counts.clamp(min=1)[:, None]
-            self.mean += torch.where(seen[:, None], step, torch.zeros_like(step))
+        self.see(features, logits.argmax(dim=1))
+
+    @torch.no_grad()
+    def see(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Add images by their labels (N, h, w); values outside 0..C-1 do not count.
+
+        Returns (C,) float32: how many pixels of each class there were.
+        """
+        classes = torch.arange(len(self.counts), device=labels.device)[:, None]
+        seen_pixels = torch.zeros_like(self.counts)
+        with torch.autocast(features.device.type, enabled=False):
+            for feature, label in zip(features.float(), labels, strict=True):
+                members = (label.flatten() == classes).float()  # (C, h w): a matrix product sums the features
+                sums = members @ feature.permute(1, 2, 0).flatten(0, 1)
+                pixels = members.sum(dim=1)
+                seen = pixels >= self.min_pixels
+                self.counts += seen
+                step = (sums / pixels.clamp(min=1)[:, None] - self.mean) / self.counts.clamp(min=1)[:, None]
+                self.mean += torch.where(seen[:, None], step, torch.zeros_like(step))
+                seen_pixels += pixels
+        return seen_pixels
 
     def prototypes(self, fallback: Tensor | None = None) -> Tensor:
         """(C, D). A class never seen takes its row of ``fallback`` (C, D), or stays zero without one."""

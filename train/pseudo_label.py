@@ -40,6 +40,7 @@ def hard_pseudo_label(probabilities: Tensor, threshold: float, valid: Tensor | N
     return labels.masked_fill(rejected, IGNORE)
 
 
-def mirrored_average(logits: Tensor, mirrored_logits: Tensor) -> Tensor:
-    """Mean softmax over an image and its mirror image. Both (N, C, h, w), the second as predicted."""
-    return 0.5 * (logits.softmax(dim=1) + torch.flip(mirrored_logits, dims=(3,)).softmax(dim=1))
+def mirrored_average(probabilities: Tensor, mirrored: Tensor) -> Tensor:
+    """Mean class probabilities over an image and its mirror image. Both (N, C, h, w), the second as predicted
+    of the mirror image."""
+    return 0.5 * (probabilities + torch.flip(mirrored, dims=(3,)))

@@ -20,6 +20,7 @@ from torch import Tensor
 from cpsl_deploy.data import Dataset
 
 from .sampler import Sampler
+from .soft_labels import SoftLabels, SoftRegion
 from .views import (
     UNCHANGED,
     Geometric,
@@ -138,6 +139,8 @@ class TargetBatch:
     sizes: tuple[Size, ...]
     """Working size of each image."""
     names: tuple[str, ...] = ()
+    soft: tuple[SoftRegion, ...] = ()
+    """What the two views need of the images' soft labels, where a stage uses them."""
 
     def to(self, device: torch.device) -> TargetBatch:
         def there(tensor: Tensor) -> Tensor:
@@ -150,6 +153,7 @@ class TargetBatch:
             valid=there(self.valid),
             weak_to_image=there(self.weak_to_image),
             strong_to_weak=there(self.strong_to_weak),
+            soft=tuple(region.to(device) for region in self.soft),
         )
 
     def weak_inside(self, out: Size) -> Tensor:
@@ -189,6 +193,8 @@ def _pinned(part: Part) -> Part:
         return None
     tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
     pinned: dict[str, Any] = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    if isinstance(part, TargetBatch):
+        pinned["soft"] = tuple(region.pinned() for region in part.soft)
     return dataclasses.replace(part, **pinned)
 
 
@@ -236,13 +242,15 @@ class TargetViews:
     weak: Geometric
     strong_geometric: Geometric
     strong_photometric: Photometric
+    soft_labels: SoftLabels | None = None
+    """Of the images, to be read with the views; they must be written before the first batch."""
 
     def batch(self, seed: list[int], positions: range) -> TargetBatch:
         """The crops at the given positions of the run."""
         n = len(positions)
         weak, strong = np.empty((2, n, *self.crop, 3), np.uint8)
         valid, to_image, to_weak = np.empty((n, *self.crop), bool), np.empty((n, 3, 3)), np.empty((n, 3, 3))
-        indices, sizes = [], []
+        indices, sizes, soft = [], [], []
         for i, position in enumerate(positions):
             rng = np.random.default_rng([*seed, position, 1])
             index = self.sampler.index(position)
@@ -257,6 +265,9 @@ class TargetViews:
             valid[i] = inside(to_weak[i], self.crop, self.crop)
             if not lies_inside(to_image[i], self.crop, size):
                 valid[i] &= inside(to_image[i] @ to_weak[i], self.crop, size)
+            if self.soft_labels is not None:
+                maps = [to_image[i], to_image[i] @ to_weak[i]]
+                soft.append(self.soft_labels.region(index, size, self.crop, maps))
             indices.append(index)
             sizes.append(size)
         return TargetBatch(
@@ -268,4 +279,5 @@ class TargetViews:
             indices=torch.tensor(indices),
             sizes=tuple(sizes),
             names=tuple(self.images.name(index) for index in indices),
+            soft=tuple(soft),
         )

@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from cpsl_deploy.classes import IGNORE
-from cpsl_deploy.files import atomic_path
-
 from .class_prior import ClassPrior
+from .engine.prefetch import InBackground, prefetched
 from .engine.processes import Processes, summed
 from .models import Segmenter
 from .prototypes import PrototypeEstimator, prototype_assignment
 from .pseudo_label import mirrored_average
-from .samples import TargetBatch, WorkingImages
+from .samples import WorkingImages
+from .soft_labels import SoftLabels
 from .stage import predict
-from .views import Size, warp_maps
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is."""
-
-
+WORKERS = 2
+"""Threads that read images ahead of a pass."""
 PROTOTYPE_IMAGES = 100
 """Of the source: enough for a mean per class, also of those that the target's predictions never have."""
-
-
-class SoftLabels:
-    """Class probabilities of every target image at the network's stride, float16, memory-mapped files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def write(self, index: int, probabilities: Tensor) -> None:
-        """probabilities: (C, h, w)."""
-        with atomic_path(self.folder / f"{index:06d}.npy") as path, open(path, "wb") as file:
-            np.save(file, probabilities.cpu().numpy().astype(np.float16))
-
-    def read(self, index: int) -> Tensor:
-        """(C, h, w) float32."""
-        stored = np.load(self.folder / f"{index:06d}.npy", mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(np.asarray(stored, np.float32))
-
-    def views(self, target: TargetBatch, matrices: Tensor, out: Size) -> Tensor:
-        """Soft labels cut out by maps (N, 3, 3) from crop pixels to image pixels, (N, C, *out)."""
-        crop = (target.weak.shape[2], target.weak.shape[3])
-        cut = [
-            warp_maps(self.read(int(index))[None].to(matrices.device), matrix[None], size, crop, out)[0]
-            for index, matrix, size in zip(target.indices, matrices, target.sizes, strict=True)
-        ]
-        return torch.cat(cut)
 
 
 @dataclass(frozen=True)
@@ -69,7 +40,6 @@ class TargetSummary:
     """(C,), the network's mean class probability over the target; sums to one."""
 
 
-@torch.no_grad()
 def summarise_target(
     network: Segmenter,
     images: WorkingImages,
@@ -82,30 +52,35 @@ def summarise_target(
     fallback: Tensor | None = None,
     progress: Progress | None = None,
     processes: Processes | None = None,
+    workers: int = WORKERS,
 ) -> TargetSummary:
     """Write every target image's soft labels; estimate prototypes and prior on the way, in one pass.
 
     ``mirrored`` averages the probabilities over the image and its mirror image (distillation).
     ``prior_smoothing``, ``soft_prior``: see ``ClassPrior``. ``fallback``: prototypes (C, D) for classes that
-    are never predicted. ``processes`` share out the images and get the same summary.
+    are never predicted. ``processes`` share out the images and get the same summary. ``workers``: threads
+    that read images ahead; another one writes.
     """
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
     prior = ClassPrior(network.num_classes, prior_smoothing, soft=soft_prior).to(device)
     predicted = ClassPrior(network.num_classes, soft=True).to(device)
     indices = processes.share(len(images)) if processes is not None else range(len(images))
-    for done, index in enumerate(indices, start=1):
-        image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
-        output = predict(network, image)
-        probabilities = output.logits.softmax(dim=1)
-        if mirrored:
-            probabilities = mirrored_average(output.logits, predict(network, image.flip(3)).logits)
-        soft_labels.write(index, probabilities[0])
-        estimator.update(output.features, output.logits)
-        prior.see(output.logits.softmax(dim=1))
-        predicted.see(output.logits.softmax(dim=1))
-        if progress is not None:
-            progress(round(done / len(indices) * len(images)), len(images))
+    shown = loaded(images, indices, device, workers)
+    with contextlib.closing(shown), InBackground() as background, torch.inference_mode():
+        for done, (index, image) in enumerate(shown, start=1):
+            output = predict(network, image)
+            probabilities = output.logits.softmax(dim=1)
+            shares = probabilities.sum(dim=(0, 2, 3))
+            pixels = estimator.see(output.features, output.logits.argmax(dim=1))
+            prior.add(shares if soft_prior else pixels)
+            predicted.add(shares)
+            if mirrored:
+                mirror = predict(network, image.flip(3)).logits
+                probabilities = mirrored_average(probabilities, mirror.softmax(dim=1))
+            background.run(soft_labels.write, index, probabilities[0].half())
+            if progress is not None:
+                progress(round(done / len(indices) * len(images)), len(images))
     if processes is not None and processes.world > 1:
         _merge(estimator)
         for counted in (prior, predicted):
@@ -113,7 +88,6 @@ def summarise_target(
     return TargetSummary(estimator.prototypes(fallback), prior.shares(), predicted.shares())
 
 
-@torch.no_grad()
 def prototype_shares(
     network: Segmenter,
     images: WorkingImages,
@@ -122,13 +96,17 @@ def prototype_shares(
     *,
     prior_smoothing: float = 0.0,
     processes: Processes | None = None,
+    workers: int = WORKERS,
 ) -> Tensor:
     """The class prior (C,) as the mean prototype assignment p_SL over all target pixels."""
     network.eval()
     prior = ClassPrior(network.num_classes, prior_smoothing, soft=True).to(device)
-    for index in processes.share(len(images)) if processes is not None else range(len(images)):
-        image = torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
-        prior.see(prototype_assignment(predict(network, image).features, prototypes.to(device)))
+    indices = processes.share(len(images)) if processes is not None else range(len(images))
+    prototypes = prototypes.to(device)
+    shown = loaded(images, indices, device, workers)
+    with contextlib.closing(shown), torch.inference_mode():
+        for _, image in shown:
+            prior.see(prototype_assignment(predict(network, image).features, prototypes))
     if processes is not None and processes.world > 1:
         prior.pixels = summed(prior.pixels)
     return prior.shares()
@@ -141,28 +119,37 @@ def _merge(estimator: PrototypeEstimator) -> None:
     estimator.mean = sums / estimator.counts.clamp(min=1)[:, None]
 
 
-@torch.no_grad()
 def source_prototypes(
-    network: Segmenter, images: WorkingImages, device: torch.device, *, most: int = PROTOTYPE_IMAGES
+    network: Segmenter,
+    images: WorkingImages,
+    device: torch.device,
+    *,
+    most: int = PROTOTYPE_IMAGES,
+    workers: int = WORKERS,
 ) -> Tensor:
     """Prototypes (C, D) of labelled source images, at most so many: the fallback for unseen classes."""
     network.eval()
     estimator = PrototypeEstimator(network.num_classes, network.feature_channels).to(device)
-    for index in range(0, len(images), max(1, len(images) // most)):
-        features = predict(
-            network, torch.from_numpy(images.image(index)).permute(2, 0, 1)[None].to(device)
-        ).features
-        label = torch.from_numpy(images.label(index)).to(device)[None, None].float()
-        label = torch.nn.functional.interpolate(label, size=features.shape[2:], mode="nearest")[0, 0].long()
-        inside = label != IGNORE
-        one_hot = torch.nn.functional.one_hot(label[inside], network.num_classes).T.float()
-        estimator.update(features[0][:, inside][None, :, None], one_hot[None, :, None])
+    indices = range(0, len(images), max(1, len(images) // most))
+    shown = loaded(images, indices, device, workers)
+    with contextlib.closing(shown), torch.inference_mode():
+        for index, image in shown:
+            features = predict(network, image).features
+            label = torch.from_numpy(images.label(index))[None, None].to(device).float()
+            label = F.interpolate(label, size=features.shape[2:], mode="nearest")[:, 0].long()
+            estimator.see(features, label)
     return estimator.prototypes()
 
 
-def remove_soft_labels(folder: Path) -> None:
-    """Delete a folder of soft labels; they are large and can be made again."""
-    for path in folder.glob("*.npy"):
-        os.remove(path)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def loaded(
+    images: WorkingImages, indices: range, device: torch.device, workers: int
+) -> Generator[tuple[int, Tensor], None, None]:
+    """Each index and its image (1, 3, h, w) uint8 RGB on the device, read ahead in threads."""
+
+    def read(position: int) -> Tensor:
+        image = torch.from_numpy(images.image(indices[position])).permute(2, 0, 1)[None]
+        return image.pin_memory() if device.type == "cuda" else image
+
+    with contextlib.closing(prefetched(read, 0, len(indices), workers)) as read_ahead:
+        for index, image in zip(indices, read_ahead, strict=True):
+            yield index, image.to(device, non_blocking=True)

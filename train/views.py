@@ -177,14 +177,15 @@ def lies_inside(matrix: np.ndarray, view: Size, full: Size) -> bool:
 
 
 def warp_maps(
-    maps: Tensor, matrices: Tensor, full: Size, view: Size, out: Size | None = None
+    maps: Tensor, matrices: Tensor, full: tuple[float, float], view: Size, out: Size | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cut views out of dense maps (features, probabilities) that are kept at a lower resolution.
 
-    maps: (N, C, h, w) of what is ``full`` pixels large. matrices: (N, 3, 3) of views of size ``view`` to
-    ``full``, in pixels of full resolution. ``out``: size of the result; without it the maps' own stride is
-    kept. Bilinear. Returns (N, C, h', w') and the mask (N, h', w') of positions inside the image. Coordinates
-    are computed in float64, which autocast leaves alone: in bfloat16 they would be off by pixels.
+    maps: (N, C, h, w) of what is ``full`` (height, width) pixels large, a part of a pixel included. matrices:
+    (N, 3, 3) of views of size ``view`` to ``full``, in pixels of full resolution. ``out``: the result's size;
+    without it the maps' own stride is kept. Bilinear. Returns (N, C, h', w') and the mask (N, h', w') of
+    positions inside the image. Coordinates are computed in float64, which autocast leaves alone: in bfloat16
+    they would be off by pixels.
     """
     if out is None:
         height, width = (max(1, round(v * s / f)) for v, s, f in zip(view, maps.shape[2:], full, strict=True))

@@ -55,11 +55,9 @@ def test_hard_label_needs_the_threshold_reached():
 
 
 def test_mirrored_average_brings_the_mirror_back():
-    logits = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(0))
-    probabilities = logits.softmax(dim=1)
-    assert torch.allclose(mirrored_average(logits, logits.flip(3)), probabilities, atol=1e-6)
-    other = torch.randn(2, 4, 6, 7, generator=torch.Generator().manual_seed(1))
-    mean = mirrored_average(logits, other)
-    wanted = 0.5 * (probabilities[0, :, 2, 1] + other.softmax(dim=1)[0, :, 2, 5])
+    probabilities, other = distributions(0), distributions(1)
+    assert torch.equal(mirrored_average(probabilities, probabilities.flip(3)), probabilities)
+    mean = mirrored_average(probabilities, other)
+    wanted = 0.5 * (probabilities[0, :, 2, 1] + other[0, :, 2, 5])
     assert torch.allclose(mean[0, :, 2, 1], wanted, atol=1e-6)
     assert torch.allclose(mean.sum(dim=1), torch.ones(2, 6, 7), atol=1e-5)

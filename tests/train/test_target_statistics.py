@@ -1,6 +1,7 @@
 """What stage 1 starts from: soft labels, prototypes and prior, in one pass over the target."""
 
 # ruff: noqa: E402
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,12 @@ torch = pytest.importorskip("torch")
 from tiny_training import SIZE, Pictures, coordinates, street, streets, target_views, tiny_network
 
 from cpsl_deploy.classes import IGNORE
+from cpsl_deploy.errors import OutputError
 from cpsl_deploy.train.samples import WorkingImages
+from cpsl_deploy.train.soft_labels import SoftLabels, remove_soft_labels
 from cpsl_deploy.train.stage import predict
-from cpsl_deploy.train.target_statistics import (
-    SoftLabels,
-    prototype_shares,
-    remove_soft_labels,
-    source_prototypes,
-    summarise_target,
-)
+from cpsl_deploy.train.target_statistics import prototype_shares, source_prototypes, summarise_target
+from cpsl_deploy.train.views import Geometric
 
 CPU = torch.device("cpu")
 
@@ -122,6 +120,43 @@ def test_mirrored_soft_labels_are_the_mean_over_image_and_mirror_image(network, 
     assert torch.equal(summary.prior, plain.prior)
 
 
+def test_each_image_is_read_once_and_goes_through_the_network_once(network, soft_labels):
+    """Twice with its mirror image: whatever is estimated on the way, the network's work is all there is."""
+    pictures, read, calls = streets(5), [], []
+    reading, pictures.image = pictures.image, lambda index: read.append(index) or reading(index)
+    network.register_forward_hook(lambda *_: calls.append(torch.is_inference_mode_enabled()))
+    for mirrored in (False, True):
+        read.clear(), calls.clear()
+        summarise_target(network, WorkingImages(pictures, SIZE), soft_labels, CPU, mirrored=mirrored)
+        assert sorted(read) == [0, 1, 2, 3, 4]
+        assert calls == [True] * (5 + 5 * mirrored)
+
+
+def test_what_a_pass_leaves_can_be_trained_with(network, soft_labels):
+    summary = summarise_target(network, WorkingImages(streets(2), SIZE), soft_labels, CPU)
+    for found in vars(summary).values():
+        assert not found.is_inference()
+
+
+def test_a_file_that_cannot_be_written_ends_the_pass(network, tmp_path: Path):
+    (tmp_path / "taken").write_text("a file, where a folder should be")
+    blocked = SoftLabels(tmp_path / "taken" / "soft_labels")
+    with pytest.raises(OutputError, match="cannot write"):
+        summarise_target(network, WorkingImages(streets(2), SIZE), blocked, CPU)
+
+
+def test_ctrl_c_ends_the_pass(network, soft_labels):
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        summarise_target(network, WorkingImages(streets(40), SIZE), soft_labels, CPU, progress=interrupt)
+    assert threading.active_count() == before
+    assert len(list(soft_labels.folder.glob("*.npy"))) <= 2
+
+
 def test_progress_is_told_of_every_image(network, soft_labels):
     seen: list[tuple[int, int]] = []
     images = WorkingImages(streets(3), SIZE)
@@ -164,6 +199,27 @@ def test_views_of_soft_labels_are_cut_where_the_maps_lead(soft_labels):
             found = cut[n, :2].flatten(1).double()
             assert (found - there)[:, inside].abs().max() < 0.15  # float16 holds 1/8 at 150
             assert torch.allclose(cut[n, 2], target.indices[n].float())
+
+
+def test_regions_of_soft_labels_give_what_the_whole_gives(soft_labels):
+    """Views that leave their image, too; and only where they lie is read."""
+    size, generator = (120, 160), torch.Generator().manual_seed(0)
+    for index in range(3):
+        soft_labels.write(index, torch.rand(4, 15, 20, generator=generator))
+    pictures = Pictures([coordinates(size)] * 3, [np.zeros(size, np.uint8)] * 3)
+    images = WorkingImages(pictures, size)
+    options = {"images": images, "crop": (48, 64), "weak": Geometric(scale=(0.3, 3))}
+    whole = target_views(pictures, **options).batch([0, 0], range(30))
+    cut = target_views(pictures, **options, soft_labels=soft_labels).batch([0, 0], range(30))
+    assert whole.soft == () and len(cut.soft) == 30
+    maps = {"weak": whole.weak_to_image, "strong": whole.weak_to_image @ whole.strong_to_weak}
+    wanted = {name: soft_labels.views(whole, matrices, (48, 64)) for name, matrices in maps.items()}
+    remove_soft_labels(soft_labels.folder)  # from here on what the batch brought is all there is
+    for name, matrices in maps.items():
+        found = soft_labels.views(cut.to(CPU), matrices, (48, 64))
+        torch.testing.assert_close(found, wanted[name], rtol=0, atol=1e-5)
+    assert min(region.values.numel() for region in cut.soft) < 0.3 * 4 * 15 * 20
+    assert all(region.values.dtype == torch.float16 for region in cut.soft)
 
 
 def test_source_prototypes_are_means_over_the_labelled_pixels():

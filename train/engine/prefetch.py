@@ -6,11 +6,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import cv2
 
 T = TypeVar("T")
+P = ParamSpec("P")
 AHEAD = 2
 """Things that are ready, or nearly, beside the one that each worker makes."""
 
@@ -34,6 +35,32 @@ def prefetched(make: Callable[[int], T], start: int, stop: int, workers: int) ->
         finally:
             for future in pending:
                 future.cancel()
+
+
+class InBackground:
+    """A thread that does what is given to it, one after the other, while the block goes on.
+
+    Where it falls behind, ``run`` waits. Its first error is raised by ``run`` or at the block's end, at which
+    everything is done; if the block ends with an error, what is not begun is left.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cpsl-background")
+        self._pending: deque[Future[object]] = deque()
+
+    def run(self, work: Callable[P, object], *arguments: P.args, **options: P.kwargs) -> None:
+        self._pending.append(self._pool.submit(work, *arguments, **options))
+        while len(self._pending) > 2 * AHEAD:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> InBackground:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._pending:
+                future.result()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from cpsl_deploy.train.engine.prefetch import AHEAD, prefetched
+from cpsl_deploy.train.engine.prefetch import AHEAD, InBackground, prefetched
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +51,48 @@ def test_no_more_is_made_ahead_than_said():
         next(waiting)
         assert len(made) <= asked - 1 + 3 + AHEAD
     waiting.close()
+
+
+def test_what_is_done_in_the_background_is_done_in_order_by_the_end():
+    done: list[int] = []
+    with InBackground() as background:
+        for i in range(30):
+            background.run(done.append, i)
+    assert done == list(range(30))
+
+
+def test_the_background_never_falls_far_behind():
+    gate, done = threading.Event(), []
+    given: list[int] = []
+
+    def give(background: InBackground) -> None:
+        for i in range(30):
+            given.append(i)
+            background.run(lambda i=i: gate.wait(10) and done.append(i))
+
+    with InBackground() as background:
+        giver = threading.Thread(target=give, args=(background,))
+        giver.start()
+        giver.join(timeout=0.2)
+        assert giver.is_alive() and len(given) <= 2 * AHEAD + 1
+        gate.set()
+        giver.join()
+    assert done == list(range(30))
+
+
+def test_an_error_in_the_background_is_raised_at_the_end_at_the_latest():
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"), InBackground() as background:
+        background.run(fail)
+
+
+def test_an_error_of_the_block_is_the_one_that_is_raised():
+    gate, done = threading.Event(), []
+    with pytest.raises(KeyboardInterrupt), InBackground() as background:
+        background.run(gate.wait, 10)
+        background.run(done.append, 1)
+        gate.set()
+        raise KeyboardInterrupt
+    assert done in ([], [1])
