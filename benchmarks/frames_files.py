@@ -24,8 +24,8 @@ def make_files(
     network_name: str, size: tuple[int, int], folder: Path, run: Path | None, photos: Path | None
 ) -> None:
     """Write into ``folder``, an empty one: common.onnx (upsampled float logits), network.onnx (float to
-    logits at the stride), labels.onnx and logits.onnx (ours), int8.onnx and int8_logits.onnx, spec.json, and
-    frames as JPEG: the photos of a folder, resized, or rendered ones."""
+    logits at the stride), labels.onnx and int8.onnx (ours), logits.onnx (to count operations), spec.json,
+    and frames as JPEG: the photos of a folder, resized, or rendered ones."""
     cell = Cell(network=network_name, size=size, batch=1, device="cpu")
     network, spec = network_of(cell, {network_name: run} if run else {})
     calibration = [scene(100 + seed, size) for seed in range(CALIBRATION_FRAMES)]
@@ -46,7 +46,6 @@ def make_files(
     export_onnx(network, spec, folder / "labels.onnx", size=size)
     export_onnx(network, spec, folder / "logits.onnx", size=size, contract=Contract(outputs=(LOGITS,)))
     quantise(folder / "labels.onnx", folder / "int8.onnx", calibration)
-    quantise(folder / "logits.onnx", folder / "int8_logits.onnx", calibration)
     write_text(folder / "spec.json", spec.to_json())
 
 
