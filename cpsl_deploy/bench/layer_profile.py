@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backends.graph_cut import up_to_logits
 from ..backends.onnxruntime_backend import CPU, CUDA
 from ..errors import MissingExtraError, UnavailableError
 from .node_profile import NodeRun, profile_file
@@ -62,8 +63,8 @@ def profile_layers(
 ) -> LayerProfile:
     """The slowest layers of a model file as its backend runs it, frames being noise.
 
-    ``runtime``: the backend's ``describe()``: backend, device, threads, precision. ``frame_size``: (height,
-    width) of the frames that the file is given, where it leaves that free.
+    ``runtime``: the backend's ``describe()``: backend, device, threads, precision, labels_outside.
+    ``frame_size``: (height, width) of the frames that the file is given, where it leaves that free.
 
     Raises UnavailableError for a backend that tells no times of layers; MissingExtraError without the
     library, ModelFileError for a file that it cannot run.
@@ -75,14 +76,27 @@ def profile_layers(
         raise UnavailableError(f"{backend} gives no times of layers here")
     if device != "cpu":
         return _in_child(path, frame_size, frames, CUDA)
-    return _onnxruntime(path, frame_size, frames, CPU, runtime.get("threads"))
+    return _onnxruntime(
+        path, frame_size, frames, CPU, runtime.get("threads"), bool(runtime.get("labels_outside"))
+    )
 
 
 def _onnxruntime(
-    path: Path, frame_size: tuple[int, int], frames: int, provider: str, threads: int | None = None
+    path: Path,
+    frame_size: tuple[int, int],
+    frames: int,
+    provider: str,
+    threads: int | None = None,
+    labels_outside: bool = False,
 ) -> LayerProfile:
-    providers = [CPU] if provider == CPU else [EXACT_CUDA, CPU]
-    run = profile_file(path, frame_size, runs=DISCARDED + frames, threads=threads, providers=providers)
+    run = profile_file(
+        path,
+        frame_size,
+        runs=DISCARDED + frames,
+        threads=threads,
+        providers=[CPU] if provider == CPU else [EXACT_CUDA, CPU],
+        labels_outside=labels_outside,
+    )
     if all(node.provider != provider for node in run.nodes):
         raise UnavailableError(f"no layer of {path.name} was run by {provider}")
     return mean_profile(run.nodes, DISCARDED + frames, DISCARDED)
@@ -172,7 +186,9 @@ def _openvino(
     if runtime.get("threads"):
         properties["INFERENCE_NUM_THREADS"] = runtime["threads"]
     try:
-        compiled = openvino.Core().compile_model(path, "CPU", properties)
+        core = openvino.Core()
+        model = (up_to_logits(path) if runtime.get("labels_outside") else None) or path
+        compiled = core.compile_model(core.read_model(model), "CPU", properties)
         free = (1, *frame_size, 3)
         sides = compiled.input(0).partial_shape
         shape = [side.get_length() if side.is_static else free[i] for i, side in enumerate(sides)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..backends.base import INPUT_NAME
+from ..backends.graph_cut import up_to_logits
 from ..errors import CpslError, MissingExtraError, ModelFileError
 
 _KERNEL = "_kernel_time"
@@ -108,12 +109,14 @@ def profile_file(
     optimised: bool = True,
     threads: int | None = None,
     providers: Sequence[Any] = ("CPUExecutionProvider",),
+    labels_outside: bool = False,
 ) -> ProfiledRun:
     """Run an ONNX file under onnxruntime's profiler, on noise.
 
     ``frame_size``: (height, width), where the file leaves it free. ``optimised`` False runs the graph node by
     node as it stands in the file; onnxruntime still puts in what it cannot do without (casts around what it
-    has no float16 kernel for, a copy of a DequantizeLinear for each that takes from it).
+    has no float16 kernel for, a copy of a DequantizeLinear for each that takes from it). ``labels_outside``:
+    up to the logits alone, as a backend runs it that says so of itself.
 
     Raises MissingExtraError without onnxruntime, ModelFileError for a file that it cannot run.
     """
@@ -131,7 +134,8 @@ def profile_file(
     with tempfile.TemporaryDirectory(prefix="cpsl-profile-") as folder:
         options.profile_file_prefix = str(Path(folder, "profile"))
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            model = (up_to_logits(path) if labels_outside else None) or str(path)
+            session = onnxruntime.InferenceSession(model, options, providers=list(providers))
             shape = _frame_shape(session.get_inputs()[0].shape, frame_size)
             frames = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
             output_bytes = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coarse_onnx import write_coarse_onnx
 from tiny_onnx import write_tiny_onnx
 
 from cpsl_deploy.bench import layer_profile as module
@@ -49,6 +50,21 @@ def test_runs_that_differ_are_no_mean() -> None:
         mean_profile([ran("a", 1.0)] * 3, 2, 0)
     with pytest.raises(UnavailableError, match="0 layers"):
         mean_profile([], 2, 0)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_what_is_made_outside_is_no_layer(tmp_path: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    path = write_coarse_onnx(tmp_path / "m.onnx", (96, 160))
+    with load(path, backend=backend, threads=1) as segmenter:
+        runtime = segmenter.backend.describe()
+    assert runtime["labels_outside"]
+    outside, inside = (
+        [layer.operator for layer in profile_layers(path, asked, (96, 160), frames=2).slowest]
+        for asked in (runtime, {**runtime, "labels_outside": False})
+    )
+    after = {"Resize", "ArgMax", "TopK", "Interpolate"}
+    assert outside and not after & set(outside) and after & set(inside)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
