@@ -16,7 +16,8 @@ class Candidate:
     precision: str = "fp32"
     """Of the file, as in its contract."""
     scheme: str = "cpu"
-    """Of an INT8 file: "cpu" (uint8 activations) or "tensorrt" (symmetric int8)."""
+    """Of an INT8 file: "cpu" (uint8 activations) or "tensorrt" (symmetric int8). In files for TensorRT, of
+    every precision, channels stay joined."""
     backend: str = "onnxruntime"
     device: str = "cpu"
     backend_precision: str | None = None

@@ -54,16 +54,23 @@ class Workshop:
     def file(self, candidate: Candidate) -> Path:
         """The candidate's ONNX file. Raises what exporting and quantising raise."""
         contract = dataclasses.replace(self._request.contract, precision=candidate.precision)
-        scheme = candidate.scheme if candidate.precision == "int8" else ""
         # Named by what is in it, so that candidates that differ in what runs them share one file.
-        path = self._folder / f"{candidate.precision}{scheme}.onnx"
+        path = self._folder / f"{candidate.precision}-{candidate.scheme}.onnx"
         if path.exists():
             return path
         if candidate.precision == "int8":
             return self._quantised(candidate, path)
         _log.info("exporting the network, %s", candidate.precision)
         size, batch = self._request.file_size(self._spec), self._request.batch
-        return export_onnx(self.network, self._spec, path, contract=contract, size=size, batch=batch)
+        return export_onnx(
+            self.network,
+            self._spec,
+            path,
+            contract=contract,
+            size=size,
+            batch=batch,
+            free_concats=candidate.scheme == "tensorrt",
+        )
 
     def kept(self, candidate: Candidate) -> Kept[Verdict] | None:
         """The search for layers of an INT8 file; None for other files, and before it was made."""

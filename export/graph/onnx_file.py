@@ -17,6 +17,7 @@ from cpsl_deploy.train.models.base import Segmenter
 from .deploy_graph import DeployGraph
 from .limits import check_limits
 from .operators import check_operators
+from .simplification import simplify
 from .tracing import OPSET, trace
 
 try:
@@ -35,11 +36,12 @@ def export_onnx(
     contract: Contract | None = None,
     size: tuple[int, int] | None = None,
     batch: int | None = 1,
+    free_concats: bool = False,
 ) -> Path:
     """Write ``model`` as one ONNX file, whole or not at all. Arguments and errors: ``onnx_model``; besides,
     OutputError if the file cannot be written.
     """
-    proto = onnx_model(model, spec, contract=contract, size=size, batch=batch)
+    proto = onnx_model(model, spec, contract=contract, size=size, batch=batch, free_concats=free_concats)
     with atomic_path(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return Path(path)
@@ -52,13 +54,15 @@ def onnx_model(
     contract: Contract | None = None,
     size: tuple[int, int] | None = None,
     batch: int | None = 1,
+    free_concats: bool = False,
 ) -> onnx.ModelProto:
     """The checked ONNX model of ``model``, in memory.
 
     It has one input ``image``, uint8 (N, H, W, 3), and the outputs of ``contract`` (by default: BGR frames
     in, labels out, fp32; shapes and types: ``cpsl_deploy.contract``). ``size`` = (height, width) of the
-    frames and ``batch`` = N are fixed, or free where None. Whatever the outputs, two values inside go by
-    their names: ``normalised`` float32 (N, 3, h, w), the image entering the network, and ``logits`` float32
+    frames and ``batch`` = N are fixed, or free where None. ``free_concats``: for a runtime that joins
+    channels without a copy (`simplification.simplify`). Whatever the outputs, two values inside go by their
+    names: ``normalised`` float32 (N, 3, h, w), the image entering the network, and ``logits`` float32
     (N, C, h', w'), what leaves it. The metadata are the spec (key ``cpsl_deploy``), the contract's entries
     and ``weights_sha256``.
 
@@ -68,7 +72,8 @@ def onnx_model(
     """
     contract = contract or Contract()
     check_limits(spec, contract=contract, size=size, batch=batch)
-    proto = trace(DeployGraph(model, spec, contract=contract, size=size).cpu(), batch)
+    graph = DeployGraph(model, spec, contract=contract, size=size).cpu()
+    proto = simplify(trace(graph, batch), free_concats=free_concats)
     values = {
         METADATA_KEY: spec.to_json(),
         **contract.to_metadata(),

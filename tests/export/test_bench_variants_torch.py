@@ -229,7 +229,7 @@ def test_all_variants_are_measured_or_listed(
     for name, reason in reasons.items():
         assert "cuda" not in name.split() or "GPU" in reason, name
     made_files = {path.name for path in (tmp_path / "files").iterdir()}
-    assert made_files == {"fp32.onnx", "fp16.onnx", "int8cpu.onnx"}, "none for what cannot be had"
+    assert made_files == {"fp32-cpu.onnx", "fp16-cpu.onnx", "int8-cpu.onnx"}, "none for what cannot be had"
 
 
 def test_a_slower_network_is_slower_in_torch_and_not_in_its_files(

@@ -17,7 +17,7 @@ from cpsl_deploy.errors import UnavailableError
 from cpsl_deploy.export import workshop as workshop_module
 from cpsl_deploy.export.candidates import YARDSTICK, Candidate
 from cpsl_deploy.export.gate.frames import generated_frames
-from cpsl_deploy.export.graph.onnx_file import read_metadata
+from cpsl_deploy.export.graph.onnx_file import export_onnx, read_metadata
 from cpsl_deploy.export.request import ExportRequest
 from cpsl_deploy.export.workshop import Workshop
 
@@ -69,6 +69,19 @@ def test_a_file_is_made_once(making: Any, traced_once: list[Contract]) -> None:
         assert segmenter.spec.weights_sha256 == "12ab"
 
 
+def test_channels_stay_joined_for_tensorrt_alone(making: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watched(*arguments: Any, free_concats: bool, **options: Any) -> Path:
+        asked.append(free_concats)
+        return export_onnx(*arguments, free_concats=free_concats, **options)
+
+    monkeypatch.setattr(workshop_module, "export_onnx", watched)
+    made = making()
+    paths = {made.workshop.file(candidate) for candidate in (YARDSTICK, ENGINE)}
+    assert asked == [False, True] and len(paths) == 2
+
+
 def test_layers_are_searched_once(making: Any) -> None:
     made = making()
     assert made.workshop.kept(INT8) is None
@@ -118,7 +131,8 @@ def test_an_engine_is_built_once_beside_its_file(making: Any, trt: FakeTensorRT)
     engine = made.workshop.engine(ENGINE)
     assert made.workshop.engine(ENGINE).path == engine.path and trt.calls["builds"] == 1
     assert trt.calls["pool"][1] == 2 * 2**30
-    assert set(contents(made.folder)) == {"fp32.onnx", "fp32.engine", "fp32.engine.json"}
+    ends = (".onnx", ".engine", ".engine.json")
+    assert set(contents(made.folder)) == {f"fp32-tensorrt{end}" for end in ends}
 
 
 def test_an_engine_without_a_gpu_is_unavailable(making: Any, monkeypatch: pytest.MonkeyPatch) -> None:
