@@ -19,8 +19,9 @@ from typing import Any
 
 import click
 import frames_report
+import frames_ways
 import numpy as np
-from frames_ways import STEPS, Way, in_turns, open_ways, peak_mb, read_json, same_result
+from frames_ways import STEPS, Way, in_turns, open_ways, read_json, same_result
 
 from cpsl_deploy.bench.graph_cost import graph_cost
 from cpsl_deploy.command_line import Command, parse_size
@@ -105,15 +106,15 @@ def measure(files: Path, ways: str, rounds: int, seconds: float) -> dict[str, An
         "rows": rows,
         "unavailable": missing,
         "limits": limits_of(files, images),
-        "peak_mb": {name: memory_alone(name) for name in names},
+        "peak_mb": {name: memory_alone(name, files) for name in names},
         "machine": dataclasses.asdict(machine),
         "versions": package_versions(),
     }
 
 
-def memory_alone(name: str) -> float | None:
-    """Of a process that runs nothing else; None if it cannot be told here."""
-    command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--memory-of", name]
+def memory_alone(name: str, files: Path) -> float | None:
+    """Peak MB of a process that runs nothing else; None if it cannot be told here."""
+    command = [sys.executable, frames_ways.__file__, name, str(files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 
@@ -127,7 +128,6 @@ def memory_alone(name: str) -> float | None:
 @click.option("--rounds", type=click.IntRange(3), default=ROUNDS, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0), default=BUDGET_S, show_default=True)
 @click.option("--only-files", is_flag=True, help="Export what is measured, and measure nothing.")
-@click.option("--memory-of", hidden=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("runs/frames"))
 def main(
     network: str,
@@ -138,15 +138,11 @@ def main(
     rounds: int,
     seconds: float,
     only_files: bool,
-    memory_of: str | None,
     output: Path,
 ) -> None:
     """Measure a network at one frame size: common practice against ours."""
     name = f"{network}-{size}"
     files = output / "files" / name
-    if memory_of is not None:
-        print(peak_mb(memory_of, files, sorted(files.glob("frame*.jpg"))))
-        return
     if not (files / "spec.json").exists():
         from frames_files import make_files  # it brings torch, whose memory and threads are no part of this
 

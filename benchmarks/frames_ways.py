@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -175,8 +176,9 @@ def in_turns(ways: Sequence[Way], *, rounds: int, budget_s: float) -> int:
     return rounds
 
 
-def peak_mb(name: str, folder: Path, images: Sequence[Path]) -> float:
+def peak_mb(name: str, folder: Path) -> float:
     """Resident memory of this process at its highest, after three frames of one way, in MB (Linux alone)."""
+    images = sorted(folder.glob("frame*.jpg"))
     if name == BASELINE:
         way = Way(name, steps_of(open_baseline(folder)), files=images)
     else:
@@ -196,3 +198,7 @@ def same_result(one: tuple[np.ndarray, bytes], other: tuple[np.ndarray, bytes]) 
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    print(peak_mb(sys.argv[1], Path(sys.argv[2])))
