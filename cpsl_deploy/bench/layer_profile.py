@@ -45,12 +45,17 @@ class LayerTime:
 class LayerProfile:
     """Of one frame."""
 
-    slowest: tuple[LayerTime, ...]
-    """The slowest first; `SLOWEST` of them, or all if there are no more."""
+    layers: tuple[LayerTime, ...]
+    """The slowest first. Of a GPU, where another process tells of them, `SLOWEST` of them."""
     profile_ms: float
     """All layers together: without what lies between them, and with what profiling costs."""
     library: str
     """Whose profile it is: "onnxruntime" or "openvino"."""
+
+    @property
+    def slowest(self) -> tuple[LayerTime, ...]:
+        """`SLOWEST` of them, or all if there are no more."""
+        return self.layers[:SLOWEST]
 
     def to_json(self) -> dict[str, Any]:
         """``slowest`` and ``profile_ms`` of a record's section "roofline"."""
@@ -61,7 +66,7 @@ class LayerProfile:
 def profile_layers(
     path: Path, runtime: Mapping[str, Any], frame_size: tuple[int, int], *, frames: int = FRAMES
 ) -> LayerProfile:
-    """The slowest layers of a model file as its backend runs it, frames being noise.
+    """The layers of a model file as its backend runs it, frames being noise.
 
     ``runtime``: the backend's ``describe()``: backend, device, threads, precision, labels_outside.
     ``frame_size``: (height, width) of the frames that the file is given, where it leaves that free.
@@ -125,7 +130,7 @@ def _in_child(path: Path, frame_size: tuple[int, int], frames: int, provider: st
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         raise UnavailableError(f"the layers of {path.name} could not be profiled: {error}") from error
     layers = (LayerTime(**{**one, "output_shape": tuple(one["output_shape"])}) for one in found["slowest"])
-    return LayerProfile(slowest=tuple(layers), profile_ms=found["profile_ms"], library="onnxruntime")
+    return LayerProfile(layers=tuple(layers), profile_ms=found["profile_ms"], library="onnxruntime")
 
 
 def _child() -> None:
@@ -139,7 +144,7 @@ def _child() -> None:
 
 
 def mean_profile(nodes: Sequence[NodeRun], runs: int, discarded: int) -> LayerProfile:
-    """The slowest layers of the runs of a graph, the first ones ``discarded``.
+    """The layers of the runs of a graph, the first ones ``discarded``.
 
     ``nodes``: of all runs, one after the other, each with the same nodes in the same order.
     Raises UnavailableError if they do not fall into ``runs`` equal parts.
@@ -150,15 +155,14 @@ def mean_profile(nodes: Sequence[NodeRun], runs: int, discarded: int) -> LayerPr
     ms = np.array([node.ms for node in nodes]).reshape(runs, length)[discarded:].mean(axis=0)
     shapes = [node.outputs[0].shape if node.outputs else () for node in nodes[:length]]
     named = [(node.name, node.operator, shape) for node, shape in zip(nodes, shapes, strict=False)]
-    return _slowest(named, ms, "onnxruntime")
+    return _profile(named, ms, "onnxruntime")
 
 
-def _slowest(
+def _profile(
     layers: Sequence[tuple[str, str, tuple[int, ...]]], ms: np.ndarray, library: str
 ) -> LayerProfile:
     total = float(ms.sum())
-    order = np.argsort(-ms, kind="stable")[:SLOWEST]
-    slowest = tuple(
+    found = tuple(
         LayerTime(
             name=layers[i][0],
             operator=layers[i][1],
@@ -166,9 +170,9 @@ def _slowest(
             ms=float(ms[i]),
             share=float(ms[i]) / total if total else 0.0,
         )
-        for i in order.tolist()
+        for i in np.argsort(-ms, kind="stable").tolist()
     )
-    return LayerProfile(slowest=slowest, profile_ms=total, library=library)
+    return LayerProfile(layers=found, profile_ms=total, library=library)
 
 
 def _openvino(
@@ -206,7 +210,7 @@ def _openvino(
     counted = seconds[DISCARDED:]
     ms = np.array([1e3 * np.mean([one.get(name, 0.0) for one in counted]) for name, _ in layers])
     shapes = _openvino_shapes(compiled)
-    return _slowest([(name, kind, shapes.get(name, ())) for name, kind in layers], ms, "openvino")
+    return _profile([(name, kind, shapes.get(name, ())) for name, kind in layers], ms, "openvino")
 
 
 def _openvino_shapes(compiled: Any) -> dict[str, tuple[int, ...]]:
