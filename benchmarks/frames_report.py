@@ -12,8 +12,10 @@ from cpsl_deploy.files import write_json, write_text
 LEGEND = (
     "From a JPEG file to the JPEG of its overlay, medians over the rounds, in milliseconds; CPU time is that "
     "of all threads of the process, their waiting in circles included. Ways took turns; a ratio is the "
-    "baseline's time by this one's in the same round. Network: float image to logits at the network's stride "
-    "in onnxruntime's fp32, alone, in the same rounds; its share of a frame's CPU time is told for fp32. "
+    "baseline's time by this one's in the same round. Network: the graph without upsampling and argmax in "
+    "onnxruntime's fp32, alone, in the same rounds: what is not network is told for fp32 there, of "
+    "common practice with its own graph (float image to logits at the network's stride), of ours with ours "
+    "(uint8 frame to logits). "
     "Limit: the network's operations by the measured rate of matrix products, and what nothing can spare of "
     "the other bytes by the measured rate of memory."
 )
