@@ -290,6 +290,7 @@ class Segmenter:
         """The backend's description and the model's, ready for JSON."""
         return {
             **self.backend.describe(),
+            "choice": self.backend.choice,
             "model": self.origin,
             "architecture": self.spec.architecture,
             "size": list(self.backend.static_size or self.contract.network_size or self.spec.size),
@@ -325,19 +326,25 @@ def load(
 ) -> Segmenter:
     """Open a model file (``.onnx``, ``.engine``, ``.plan``) or the run folder that holds one ``model.onnx``.
 
-    ``backend``: "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", or "auto": onnxruntime for
-    ONNX files, tensorrt for engines. ``device``: "cpu" or "cuda"; None is the GPU for an engine and for
-    onnxruntime-tensorrt, else the CPU. ``threads``: CPU threads of one inference; None leaves it to the
-    library. ``precision``: in which OpenVINO computes, "f32" (None), "bf16" or "f16"; the other backends
-    compute in the precision of the file.
+    ``backend``: "onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt", or "auto": tensorrt for
+    engines; for ONNX files the fastest on this machine of the ways that passed the export's accuracy gate,
+    measured at the first start and remembered, and onnxruntime if the file names none, or if a ``device`` or
+    ``precision`` is given. Of a run folder it may take ``model.NAME.onnx`` beside ``model.onnx``, such as
+    INT8 of the same weights; what is opened is told in the log and by `Segmenter.describe`. ``device``: "cpu"
+    or "cuda"; None is the GPU for an engine and for onnxruntime-tensorrt, else the CPU. ``threads``: CPU
+    threads of one inference; None leaves it to the library. ``precision``: in which OpenVINO computes, "f32"
+    (None), "bf16" or "f16"; the other backends compute in the precision of the file.
 
     Raises ModelFileError if the file is missing, damaged or not one of this project, UnavailableError if the
     device or the precision cannot really be used, MissingExtraError (it names the pip command) if the library
     is not installed, InputError for other values of the arguments.
     """
-    path = find_model(path)
-    opened = open_backend(path, backend=backend, device=device, threads=threads, precision=precision)
-    return Segmenter(opened, str(path))
+    model = find_model(path)
+    others = sorted(model.parent.glob("model.*.onnx")) if Path(path).is_dir() else ()
+    opened = open_backend(
+        model, backend=backend, device=device, threads=threads, precision=precision, others=others
+    )
+    return Segmenter(opened, opened.origin)
 
 
 def find_model(path: str | os.PathLike[str]) -> Path:

@@ -236,6 +236,7 @@ def summary(result: ExportResult) -> list[str]:
         lines.append(f"in float    {len(result.kept.layers)} layers, see the report")
     if result.advice:
         lines.append(f"note        {result.advice}")
+    lines.append(f"auto takes  {_ways(result)}")
     lines.append(f"drift       {result.drift}")
     lines += [f"took        {result.seconds:.1f} s", f"report      {result.page}"]
     if result.scores:
@@ -247,6 +248,16 @@ def summary(result: ExportResult) -> list[str]:
     if result.repository:
         lines.append(f"triton      tritonserver --model-repository={result.repository.path}")
     return lines
+
+
+def _ways(result: ExportResult) -> str:
+    """What `cpsl-run` may choose from."""
+    told = [
+        f"{each.way.name} ({each.verdict.agreement.share:.3%}"
+        + (")" if each.verdict.passed else ", not within budget: never taken)")
+        for each in result.ways
+    ]
+    return f"the fastest, where it runs, of {', '.join(told)}" if told else "the engine"
 
 
 def _scores(result: ExportResult) -> str:

@@ -35,6 +35,7 @@ from .tensorrt.engine import ENGINE_SUFFIX
 from .tensorrt.ownership import remove_stale_engine
 from .trials import Tribunal, chosen, hold_trials
 from .triton.repository import write_repository
+from .ways import judged_ways, way_of
 from .workshop import Workshop
 
 _log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def _made(
         if best is None:
             raise refused(output, trials, workshop)
         drift = store_drift_reference(best, workshop, spec, request, run, watcher)
-        return put_in_place(output, trials, best, workshop, began, drift=drift)
+        ways = judged_ways(best, trials, workshop, tribunal, watcher)
+        return put_in_place(output, trials, best, ways, workshop, began, drift=drift)
 
 
 def reference_of(
@@ -233,7 +235,7 @@ def _real(frames: Frames, done: str, option: str) -> Frames:
 def _with_scores(result: ExportResult, folder: RunFolder, domains: Domains) -> ExportResult:
     _log.info("scoring %s on the run's labelled target images", result.path)
     try:
-        score_exported(folder, domains, result.path)
+        score_exported(folder, domains, result.path, way=way_of(result.chosen.candidate))
     except (DataError, OutputError) as error:
         raise type(error)(
             f"{error} The exported file {result.path} is in place; --no-score leaves its scoring out."

@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 
 import cpsl_deploy
-from cpsl_deploy.backends.preference import RUNNABLE, Preference
 from cpsl_deploy.backends.tensorrt_backend import sidecar_path
+from cpsl_deploy.backends.ways import ways_metadata
 from cpsl_deploy.errors import AccuracyError, ModelFileError, OutputError
 from cpsl_deploy.files import sha256, write_json, write_text
 from cpsl_deploy.spec import ModelSpec
@@ -25,6 +25,7 @@ from .tensorrt.engine import ENGINE_SUFFIX
 from .tensorrt.ownership import check_engine_replaceable
 from .together import copy_together
 from .trials import Trial
+from .ways import JudgedWay, passed_ways, way_of
 from .workshop import Workshop
 
 REPORT, PAGE = "export.json", "export.md"
@@ -88,15 +89,22 @@ def refused(output: Path, trials: list[Trial], workshop: Workshop) -> AccuracyEr
 
 
 def put_in_place(
-    output: Path, trials: list[Trial], best: Trial, workshop: Workshop, began: float, *, drift: str = ""
+    output: Path,
+    trials: list[Trial],
+    best: Trial,
+    ways: tuple[JudgedWay, ...],
+    workshop: Workshop,
+    began: float,
+    *,
+    drift: str = "",
 ) -> ExportResult:
     """The file and its report: each whole or not at all, the report's hash says whether they belong
-    together. ``began``: of the clock `time.perf_counter`. ``drift``: in words, what its
-    reference was made of."""
+    together. ``ways``: in which the file was judged. ``began``: of the clock `time.perf_counter`. ``drift``:
+    in words, what its reference was made of."""
     folder = report_folder(output)
-    best = dataclasses.replace(best, path=_with_preference(best, workshop) if len(trials) > 1 else best.path)
+    best = dataclasses.replace(best, path=_with_ways(best, ways, workshop, chosen=len(trials) > 1))
     parity = _parity(best, workshop)
-    with cpsl_deploy.load(best.path, device="cpu") as opened:
+    with cpsl_deploy.load(best.path, backend="onnxruntime", device="cpu") as opened:
         backend = opened.backend
     files, engine = {best.path: output}, None
     if best.candidate.backend == "tensorrt":
@@ -113,6 +121,7 @@ def put_in_place(
         batch=backend.batch,
         trials=tuple(trials),
         chosen=best,
+        ways=ways,
         kept=workshop.kept(best.candidate),
         operators=operator_counts(best.path),
         onnx_sha256=sha256(best.path),
@@ -130,16 +139,14 @@ def put_in_place(
     return result
 
 
-def _with_preference(best: Trial, workshop: Workshop) -> Path:
-    """The chosen file with a word on what it was chosen to be run with. An engine is a file of its own."""
-    candidate = best.candidate
-    if candidate.backend not in RUNNABLE:
+def _with_ways(best: Trial, ways: tuple[JudgedWay, ...], workshop: Workshop, *, chosen: bool) -> Path:
+    """The file with a word on the ways that it may be run in, and, if it was ``chosen`` among several, on the
+    one that it was chosen for. An engine is a file of its own, and knows its ONNX file by its hash."""
+    own = way_of(best.candidate)
+    if own is None:
         return best.path
-    preference = Preference(
-        backend=candidate.backend, device=candidate.device, precision=candidate.backend_precision
-    )
     model = onnx.load(best.path)
-    for key, value in preference.to_metadata().items():
+    for key, value in ways_metadata(passed_ways(ways), own if chosen else None).items():
         model.metadata_props.add(key=key, value=value)
     path = workshop.new_folder("chosen") / best.path.name
     path.write_bytes(model.SerializeToString())

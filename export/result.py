@@ -24,6 +24,7 @@ from .precision.sensitivity import Kept
 from .tensorrt.engine import Engine
 from .trials import Trial
 from .triton.repository import Repository
+from .ways import JudgedWay, passed_ways
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +45,8 @@ class ExportResult:
     trials: tuple[Trial, ...]
     """Everything that was tried; one, unless all that this machine can run was asked for."""
     chosen: Trial
+    ways: tuple[JudgedWay, ...]
+    """In which the file was judged, the one it was chosen with first. Those that passed stand in it."""
     kept: Kept[Verdict] | None
     """Of an INT8 file: the layers that stay in float, and what each costs."""
     operators: dict[str, int]
@@ -95,6 +98,7 @@ class ExportResult:
             "operators": self.operators,
             "chosen": self.chosen.candidate.name,
             "run_with": self.chosen.candidate.arguments,
+            "ways": [judged.as_dict() for judged in self.ways],
             "advice": self.advice,
             "candidates": [trial.gated.as_dict() for trial in self.trials],
             "layers": layer_costs(self.kept),
@@ -147,6 +151,7 @@ def title(result: ExportResult) -> str:
         ("output stride", str(contract.output_stride)),
         ("size", f"{result.bytes / 1e6:.1f} MB"),
         ("operators", f"{sum(result.operators.values())}: {operator_words(result.operators)}"),
+        ("may be run with", ", ".join(way.name for way in passed_ways(result.ways)) or "n/a"),
         ("drift", escaped(result.drift)),
         ("SHA-256 of the file", result.onnx_sha256),
         ("SHA-256 of the weights", result.spec.weights_sha256 or "n/a"),

@@ -8,6 +8,15 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which way of running a file was the fastest is not remembered in the user's own cache folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cpsl_deploy.backends.remembered.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Path:
     """An ONNX file with dynamic H and W and a spec; see tiny_onnx.py for what it computes."""

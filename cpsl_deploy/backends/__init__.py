@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError, ModelFileError, UnavailableError
 from .base import Backend
 from .onnx_file import read_onnx_metadata
-from .preference import Preference
+from .ways import ONNXRUNTIME, Way, allowed_ways, is_installed, preferred_way
 
 _log = logging.getLogger(__name__)
 
@@ -29,15 +31,19 @@ def open_backend(
     device: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    others: Sequence[Path] = (),
 ) -> Backend:
     """Open a model file with one of `BACKENDS`.
 
-    ``backend``: "auto" takes tensorrt for ``.engine`` and ``.plan``; for ``.onnx`` what the file itself says
-    it is best run with (``cpsl-export --auto`` writes that), if nothing else is asked for and that can be
-    used here, and else onnxruntime, with a warning in the log if the file prefers something that cannot.
+    ``backend``: "auto" takes tensorrt for ``.engine`` and ``.plan``. For ``.onnx``, if no device and no
+    precision are asked for, it takes the fastest way on this machine of those that passed the export's gate,
+    which the file names: measured at the first start, in a second or two, and remembered; see `fastest`. A
+    file that prefers a GPU (``cpsl-export --auto``) is run there; one that names nothing by onnxruntime. What
+    is preferred and not to be had is a warning in the log.
     ``device``: "cpu" or "cuda"; None is the GPU for an engine and for onnxruntime-tensorrt, else the CPU.
     ``threads``: CPU threads of one inference, 1 or more; None leaves it to the library.
     ``precision``: for openvino one of `OPENVINO_PRECISIONS`, None is "f32"; the others have the file's.
+    ``others``: files that "auto" may take instead, if an export made them of the same weights.
 
     Raises InputError for values that break these rules, ModelFileError if the file is missing, damaged or
     of another kind, UnavailableError if the device or precision cannot really be used, MissingExtraError if
@@ -48,9 +54,7 @@ def open_backend(
     is_engine = path.suffix in ENGINE_SUFFIXES
     _check_file(path)
     if backend == "auto" and device is None and precision is None and not is_engine:
-        preferred = Preference.from_metadata(read_onnx_metadata(path))
-        if preferred is not None:
-            return _open_preferred(path, preferred, threads)
+        return _open_auto(path, others, threads)
     if backend == "auto":
         backend = "tensorrt" if is_engine else "onnxruntime"
     if (backend == "tensorrt") != is_engine:
@@ -78,21 +82,29 @@ def open_backend(
     return TensorRTBackend(path, device=device or "cuda")
 
 
-def _open_preferred(path: Path, preferred: Preference, threads: int | None) -> Backend:
-    """A preference is no request: what cannot be used is told, and onnxruntime runs the file."""
-    try:
+def _open_auto(path: Path, others: Sequence[Path], threads: int | None) -> Backend:
+    """What a file prefers is no request: what cannot be used is told, and something else runs the file."""
+
+    def open_way(file: Path, way: Way) -> Backend:
         return open_backend(
-            path,
-            backend=preferred.backend,
-            device=preferred.device,
-            threads=threads,
-            precision=preferred.precision,
+            file, backend=way.backend, device=way.device, threads=threads, precision=way.precision
         )
-    except UnavailableError as error:
-        if preferred.backend == "onnxruntime" and preferred.device == "cpu":
-            raise
-        _log.warning("%s runs slower than it could: it prefers what is not to be had here: %s", path, error)
-        return open_backend(path, backend="onnxruntime", device="cpu", threads=threads)
+
+    metadata = read_onnx_metadata(path)
+    preferred = preferred_way(metadata)
+    here = [way for way in allowed_ways(metadata) if is_installed(way.backend)]
+    if preferred is not None and preferred not in (ONNXRUNTIME, *here):
+        try:
+            return open_way(path, preferred)
+        except UnavailableError as error:
+            _log.warning(
+                "%s runs slower than it could: it prefers what is not to be had here: %s", path, error
+            )
+    if len(here) < 2 and not others:
+        return open_way(path, here[0] if here else ONNXRUNTIME)
+    from .fastest import open_fastest
+
+    return open_fastest(path, others, threads=threads, open_way=open_way, clock=time.perf_counter)
 
 
 def _check_arguments(backend: str, device: str | None, threads: int | None, precision: str | None) -> None:

@@ -54,6 +54,8 @@ class Backend(ABC):
     """Most frames that one inference takes, where ``batch`` leaves their number free; None if any."""
     labels_outside = False
     """Whether the library gives logits where the file gives labels, which are then made of them here."""
+    choice: str | None = None
+    """Why it was chosen, in words, where it was chosen by measuring; see `fastest`."""
     _closed = False
 
     def describe_file(self, origin: str, metadata: dict[str, str]) -> None:

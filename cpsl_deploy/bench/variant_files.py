@@ -15,8 +15,8 @@ from ..backends import ENGINE_SUFFIXES, OPENVINO_PRECISIONS
 from ..backends.engine_key import ONNX_SHA256
 from ..backends.gpu import gpu_problem
 from ..backends.onnx_file import read_onnx_metadata
-from ..backends.preference import Preference
 from ..backends.tensorrt_backend import read_sidecar
+from ..backends.ways import ONNXRUNTIME, preferred_way
 from ..contract import Contract
 from ..errors import MissingExtraError, ModelFileError, UnavailableError
 from ..files import sha256
@@ -185,9 +185,7 @@ def _deployed(folder: Path, threads: int | None) -> Iterator[Variant]:
         return
     metadata = read_onnx_metadata(path)
     precision = Contract.from_metadata(metadata, str(path)).precision
-    prefers = Preference.from_metadata(metadata) or Preference(
-        backend="onnxruntime", device="cpu", precision=None
-    )
+    prefers = preferred_way(metadata) or ONNXRUNTIME
     variant = _file_variant(
         path,
         precision,

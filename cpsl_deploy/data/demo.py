@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 import yaml
 
+from ..cache_folder import cache_folder
 from ..errors import InputError, OutputError
 from ..files import new_output_folder, write_bytes, write_json, write_text
 from .dataset import Dataset
@@ -122,14 +123,6 @@ def open_demo(
     logger.info("the demo's pictures are in %s", folder)
     generate_demo(folder, settings=settings)
     return open_own(folder / f"{_FILES[role]}.yaml", split)
-
-
-def cache_folder() -> Path:
-    """Where generated data is kept: $CPSL_CACHE, else ``cpsl_deploy`` in the user's cache folder (XDG)."""
-    if named := os.environ.get("CPSL_CACHE"):
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "cpsl_deploy"
 
 
 @dataclass(frozen=True)

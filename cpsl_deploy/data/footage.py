@@ -207,7 +207,7 @@ def _frames_folder(videos: Sequence[Path], base: Path | None, sampling: Sampling
             raise DataError(f"cannot read the video {path}: {error.strerror}. Check the path.") from error
         identity.append(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}")
     if cache is None:
-        from .demo import cache_folder
+        from ..cache_folder import cache_folder
 
         cache = cache_folder()
     digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]

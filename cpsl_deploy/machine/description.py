@@ -7,10 +7,10 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from .. import __version__
 from .cores import usable_cores
+from .cpu_name import cpu_name
 from .jetson import Jetson, find_jetson
 
 
@@ -44,7 +44,7 @@ def describe_machine() -> Machine:
     """Look at the machine. Runs ``nvidia-smi`` where it is installed."""
     cores = os.cpu_count() or 1
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=cores,
         usable_cores=usable_cores(),
         memory_gib=_memory_gib(),
@@ -74,18 +74,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model") and value.strip():
-                return value.strip()
-    if platform.system() == "Darwin":
-        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 def _memory_gib() -> float | None:

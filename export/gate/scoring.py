@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import cpsl_deploy
+from cpsl_deploy.backends.ways import ONNXRUNTIME, Way
 from cpsl_deploy.bench import evaluate
 from cpsl_deploy.errors import InputError
 from cpsl_deploy.train.adaptation import STAGES
@@ -44,14 +45,20 @@ def scorable(folder: RunFolder) -> Domains | None:
     return domains
 
 
-def score_exported(folder: RunFolder, domains: Domains, model: Path) -> float | None:
+def score_exported(
+    folder: RunFolder, domains: Domains, model: Path, *, way: Way | None = None
+) -> float | None:
     """Score an exported file on the labelled target images, and write the run's report again with its column.
 
+    ``way``: in which it is run; None is by onnxruntime.
     Returns the mean IoU, 0..1; None if there are no labels, and nothing is written then.
     """
     if domains.validation is None:
         return None
-    with cpsl_deploy.load(model) as segmenter:
+    way = way or ONNXRUNTIME
+    with cpsl_deploy.load(
+        model, backend=way.backend, device=way.device, precision=way.precision
+    ) as segmenter:
         accuracy = evaluate(segmenter, domains.validation)
     by_name = dict(zip(accuracy.names, accuracy.iou.tolist(), strict=True))
     iou = [by_name[name] for name in domains.classes.names]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpsl_deploy.backends.gpu import Gpu
-from cpsl_deploy.data.demo import cache_folder
+from cpsl_deploy.cache_folder import cache_folder
 from cpsl_deploy.errors import OutputError
 from cpsl_deploy.files import write_bytes
 

@@ -21,7 +21,7 @@ import jsonschema
 from tiny_onnx import CLASS_NAMES, nearest_colour, street, tiny_metadata, write_tiny_onnx
 
 from cpsl_deploy.backends import gpu, openvino_backend
-from cpsl_deploy.backends.preference import Preference
+from cpsl_deploy.backends.ways import ONNXRUNTIME, PREFERRED_KEY
 from cpsl_deploy.bench import variant_files
 from cpsl_deploy.bench.record import record_schema
 from cpsl_deploy.bench.variant_files import computed_precision, file_variants, variants_of
@@ -358,7 +358,7 @@ class Entries:
 def run(tmp_path: Path) -> Path:
     """A run folder with an exported file that prefers onnxruntime."""
     (tmp_path / "run").mkdir()
-    prefers = Preference(backend="onnxruntime", device="cpu", precision=None).to_metadata()
+    prefers = {PREFERRED_KEY: ONNXRUNTIME.words}
     write_tiny_onnx(tmp_path / "run/model.onnx", metadata={**tiny_metadata(), **prefers})
     return tmp_path / "run"
 
