@@ -23,6 +23,9 @@ tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", ex
 
 F32, BF16 = (Way(backend="openvino", precision=precision) for precision in ("f32", "bf16"))
 
+LOGGER = "cpsl_deploy.backends.fastest"
+"""The command lowers its level, for the rest of the process."""
+
 
 class Machine:
     """One on which every way takes its time, by a clock that only inferences move."""
@@ -95,7 +98,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_fastest_is_picked_and_said_in_one_line(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, LOGGER):
         picked = machine.start(path)
     assert picked.name == "openvino bf16"
     assert machine.closed == ["onnxruntime", "openvino f32"]
@@ -121,7 +124,8 @@ def test_it_is_measured_in_turns_on_a_frame_with_borders_in_little_time(path: Pa
 def test_the_second_start_measures_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine()
     machine.start(path)
-    with caplog.at_level(logging.INFO):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, LOGGER):
         assert machine.start(path).name == "openvino bf16"
     assert machine.opened == ["openvino bf16"] and not machine.inferences
     assert len(caplog.records) == 1 and "measured here on 20" in caplog.text
@@ -175,7 +179,7 @@ def test_one_way_alone_is_not_measured(path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_way_that_fails_is_left_out(path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine()
     getattr(machine, how)["openvino bf16"] = UnavailableError("no bf16 here")
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, LOGGER):
         assert machine.start(path).name == "openvino f32"
     assert "openvino bf16 is left out: no bf16 here" in caplog.text
     assert sorted([*machine.closed, "openvino f32"]) == sorted(machine.opened)
@@ -229,7 +233,7 @@ def test_a_memory_that_cannot_be_written_costs_a_line_of_debugging(
     (path.parent / "file").write_text("")
     monkeypatch.setenv("CPSL_CACHE", str(path.parent / "file/cache"))
     machine = Machine()
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "cpsl_deploy.backends.remembered"):
         assert machine.start(path).name == "openvino bf16"
     told = [record for record in caplog.records if "cannot be kept" in record.getMessage()]
     assert [record.levelno for record in told] == [logging.DEBUG]
@@ -312,7 +316,7 @@ def test_onnxruntime_and_openvino_really(
     monkeypatch.setenv("CPSL_CACHE", str(path.parent / "cache"))
     monkeypatch.setattr(remembered, "cache_folder", cache_folder)
     frame = np.random.default_rng(1).integers(0, 256, (96, 160, 3), np.uint8)
-    with caplog.at_level(logging.INFO), cpsl_deploy.load(path, threads=1) as first:
+    with caplog.at_level(logging.INFO, LOGGER), cpsl_deploy.load(path, threads=1) as first:
         described, labels = first.describe(), first.predict(frame).labels
     assert "measured now" in described["choice"] and "openvino" in caplog.text
     with cpsl_deploy.load(path, threads=1) as second:

@@ -47,7 +47,7 @@ class Measured:
             return None
         picked, times, on = value.get("picked"), value["milliseconds"], value.get("on")
         numbers = all(type(time) is float and math.isfinite(time) for time in times.values())
-        if not isinstance(on, str) or not numbers or picked not in times:
+        if not isinstance(on, str) or not numbers or not isinstance(picked, str) or picked not in times:
             return None
         return cls(picked=picked, milliseconds=times, on=on)
 
