@@ -128,7 +128,7 @@ def is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG ends before its end marker. Some cameras add bytes after it; those are fine."""
     if data.startswith(JPEG):
         scan = next((end for marker, _, end in jpeg_segments(data) if marker == 0xDA), None)
-        return scan is None or data.find(b"\xff\xd9", scan) < 0
+        return scan is None or data.rfind(b"\xff\xd9") < scan  # it is near the end, if it is there
     if data.startswith(PNG):
         return not any(kind == b"IEND" for kind, _, _ in png_chunks(data))
     return False
@@ -158,7 +158,7 @@ def _read(path: Path, limits: InputLimits = DATASET_LIMITS) -> bytes:
                 f"{path} has {size} bytes; an image of {limits.max_pixels} pixels (limit max_pixels) has at "
                 f"most {most}. Make it smaller, or raise the limit."
             )
-        data = file.read(most)
+        data = file.read(size)  # a larger number would have as much memory reserved
     if not data:
         raise DataError(f"{path} is empty. Copy or download the file again.")
     if is_truncated(data):
