@@ -20,6 +20,7 @@ from .sources.base import Feed
 from .sources.names import shown
 from .sources.open import Reference, as_references, open_feeds
 from .streams.options import StreamOptions
+from .streams.side_by_side import side_by_side
 from .streams.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -177,13 +178,17 @@ def run(
         feeds = open_feeds(references, options)
         if overlay and any(feed.is_video for feed in feeds):
             check_codec(codec, ".mp4")
-        segmenter = model
-        if not isinstance(segmenter, Segmenter):
-            opened = load(segmenter, backend=backend, device=device, threads=threads, precision=precision)
-            segmenter = stack.enter_context(opened)
+        beside: list[Segmenter] = []
+        if isinstance(model, Segmenter):
+            segmenter = model
+        else:
+            opened = load(model, backend=backend, device=device, threads=threads, precision=precision)
+            segmenter, *beside = side_by_side(opened, feeds, options, threads=threads)
+            for one in (segmenter, *beside):
+                stack.enter_context(one)
         folder = _folder(wanted, feeds, references, output, overwrite)
         results = _Results(segmenter, feeds, folder, wanted)
-        stream = Stream(feeds, segmenter, options, sinks=[*results.sinks, *sinks])
+        stream = Stream(feeds, segmenter, options, sinks=[*results.sinks, *sinks], beside=beside)
         results.health, results.quit = stream.health, stream.stop
         return _consume(stream, results, progress, started)
 

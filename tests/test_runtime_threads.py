@@ -20,7 +20,7 @@ def machine(
     patch.setattr(os, "sched_getaffinity", lambda process: mine, raising=False)
     patch.setattr(cpu_threads, "usable_cores", lambda: usable)
     physical = len({core // siblings for core in mine})
-    patch.setattr(cpu_threads, "_physical_cores", lambda: physical)
+    patch.setattr(cpu_threads, "physical_cores", lambda: physical)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_siblings_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         folder = tmp_path / f"sys/devices/system/cpu/cpu{core}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{pair}\n")
-    assert cpu_threads._physical_cores(tmp_path) == 3
+    assert cpu_threads.physical_cores(tmp_path) == 3
 
 
 def test_sessions_are_opened_that_way(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:

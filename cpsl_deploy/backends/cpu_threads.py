@@ -31,10 +31,10 @@ def inference_threads(threads: int | None) -> int | None:
     usable = usable_cores()
     if usable >= (os.cpu_count() or 1):
         return None
-    return max(1, min(int(usable), _physical_cores()))
+    return max(1, min(int(usable), physical_cores()))
 
 
-def _physical_cores(root: Path = Path("/")) -> int:
+def physical_cores(root: Path = Path("/")) -> int:
     """Of this process's affinity; where the system does not tell, every core counts as one."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     siblings = set()

@@ -2,9 +2,9 @@
 
     feeds (a thread each) -> inboxes -> prepare -> infer -> finish, in the thread that iterates
 
-With lossless sources alone, preparing has a thread of its own, one step ahead. With a live source it does not
-run ahead: a frame is picked only when the model is free and there is room for its result, so that it is the
-newest there is and never grows old in a queue.
+With lossless sources alone, preparing has a thread of its own, one step ahead, and several inferences may be
+under way (`side_by_side`). With a live source nothing runs ahead: a frame is picked only when the model is
+free and there is room for its result, so that it is the newest there is and never grows old in a queue.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import CpslError, DataError, InputError
-from ..segmenter import FrameBuffers
+from ..segmenter import FrameBuffers, Segmenter
 from ..sources.base import Feed, Frame
+from .in_order import InOrder
 from .inbox import Inbox
 from .options import StreamOptions
 from .result import StreamResult
+from .room import Room
 from .view import Answer, Shown, View
 
 log = logging.getLogger(__name__)
@@ -43,34 +46,15 @@ class _Job(NamedTuple):
     """That ``shown`` lies in."""
 
 
-class _Room:
-    """Places for results on their way to the caller."""
-
-    def __init__(self, places: int) -> None:
-        self._free, self._changed, self._closed = places, threading.Condition(), False
-
-    def take(self) -> bool:
-        """Wait for a place; False once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._free > 0)
-            self._free -= 1
-            return not self._closed
-
-    def give(self) -> None:
-        with self._changed:
-            self._free += 1
-            self._changed.notify()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
 class Engine:
-    """Runs a model over feeds with names of their own. Iterate `results`; `close` ends threads and feeds."""
+    """Runs a model over feeds with names of their own. Iterate `results`; `close` ends threads and feeds.
 
-    def __init__(self, feeds: Sequence[Feed], view: View, options: StreamOptions) -> None:
+    ``beside``: the view's model opened again, for inferences at the same time, where no frame is dropped.
+    """
+
+    def __init__(
+        self, feeds: Sequence[Feed], view: View, options: StreamOptions, *, beside: Sequence[Segmenter] = ()
+    ) -> None:
         self.feeds = {feed.name: feed for feed in feeds}
         self._view, self._options = view, options
         self._changed = threading.Condition()
@@ -79,8 +63,12 @@ class Engine:
         """Whether no frame of any source is dropped; known when the sources are open."""
         self.problems: list[str] = []
         """One line for each frame of a file that could not be looked at."""
-        self._room = _Room(_DEPTH)
-        self._ahead: queue.Queue[list[_Job] | None] = queue.Queue(1)
+        self._room = Room(_DEPTH)
+        self._segmenters = (view.segmenter, *beside)
+        self._ahead: queue.Queue[tuple[int, list[_Job]] | None] = queue.Queue(len(self._segmenters))
+        self._in_order = InOrder(self._hand_on, ahead=len(self._segmenters))
+        self._inferring = 0
+        """Threads that infer."""
         self._done: queue.SimpleQueue[tuple[Frame, Answer] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -119,7 +107,7 @@ class Engine:
         # What an address turns out to be, a camera or a file, decides.
         self._inboxes = [self._inbox(feed) for feed in self.feeds.values()]
         self.lossless = all(inbox.policy == "lossless" for inbox in self._inboxes)
-        self._room = _Room(_DEPTH if self.lossless else 1)
+        self._room = Room(_DEPTH if self.lossless else 1)
 
     def start(self) -> None:
         """Warm the model up, and begin."""
@@ -132,11 +120,14 @@ class Engine:
         self._started_s = time.monotonic()
         for feed, inbox in zip(self.feeds.values(), self._inboxes, strict=True):
             feed.start(inbox)
-        if self.lossless:
-            self._begin("cpsl-prepare", self._prepare_ahead, lambda: self._put_ahead(None))
-            self._begin("cpsl-infer", self._infer_prepared, lambda: self._done.put(None))
-        else:
+        if not self.lossless:
             self._begin("cpsl-infer", self._infer_newest, lambda: self._done.put(None))
+            return
+        self._inferring = len(self._segmenters)
+        self._begin("cpsl-prepare", self._prepare_ahead, lambda: self._put_ahead(None))
+        for number, segmenter in enumerate(self._segmenters):
+            work = partial(self._infer_prepared, segmenter)
+            self._begin(f"cpsl-infer-{number + 1}" if number else "cpsl-infer", work, self._one_fewer_infers)
 
     def results(self) -> Iterator[StreamResult]:
         """Results, in the order of each source. Raises what ended the stream before its time, after them."""
@@ -182,6 +173,7 @@ class Engine:
         self.ended_by = self.ended_by or why
         self._stop.set()
         self._room.close()
+        self._in_order.close()
         for inbox in self._inboxes:
             inbox.close()
         if self._opening:  # a camera that does not answer is not waited for
@@ -216,38 +208,54 @@ class Engine:
             jobs = self._pick_jobs()
             if jobs is None:
                 return
-            self._infer(jobs, has_room=True)
+            for place, done in enumerate(self._infer(jobs, self._view.segmenter)):
+                if place and not self._room.take():
+                    return
+                self._done.put(done)
 
     def _prepare_ahead(self) -> None:
-        while (jobs := self._pick_jobs()) is not None and self._put_ahead(jobs):
-            pass
+        number = 0
+        while (jobs := self._pick_jobs()) is not None and self._put_ahead((number, jobs)):
+            number += 1
 
-    def _infer_prepared(self) -> None:
-        while (jobs := self._get_ahead()) is not None:
-            self._infer(jobs, has_room=False)
+    def _infer_prepared(self, segmenter: Segmenter) -> None:
+        while (prepared := self._get_ahead()) is not None:
+            number, jobs = prepared
+            if not self._in_order.put(number, list(self._infer(jobs, segmenter))):
+                return
+        self._put_ahead(None)  # for the next one that infers
 
-    def _infer(self, jobs: list[_Job], *, has_room: bool) -> None:
-        """Infer, those of one size together, and hand on as there is room, for the first perhaps taken."""
+    def _one_fewer_infers(self) -> None:
+        with self._changed:
+            self._inferring -= 1
+            if not self._inferring:
+                self._done.put(None)
+
+    def _infer(self, jobs: list[_Job], segmenter: Segmenter) -> Iterator[tuple[Frame, Answer]]:
+        """Infer, those of one size together."""
         for size in dict.fromkeys(job.shown.size for job in jobs):
             same = [job for job in jobs if job.shown.size == size]
-            answers = self._view.infer([job.shown for job in same])
+            answers = self._view.infer([job.shown for job in same], segmenter)
             self._buffers += [job.buffers for job in same]
-            for job, answer in zip(same, answers, strict=True):
-                if not has_room and not self._room.take():
-                    return
-                has_room = False
-                self._done.put((job.frame, answer))
+            yield from ((job.frame, answer) for job, answer in zip(same, answers, strict=True))
 
-    def _put_ahead(self, jobs: list[_Job] | None) -> bool:
+    def _hand_on(self, answers: list[tuple[Frame, Answer]]) -> bool:
+        for done in answers:
+            if not self._room.take():
+                return False
+            self._done.put(done)
+        return True
+
+    def _put_ahead(self, prepared: tuple[int, list[_Job]] | None) -> bool:
         while not self._stop.is_set():
             try:
-                self._ahead.put(jobs, timeout=0.1)
+                self._ahead.put(prepared, timeout=0.1)
                 return True
             except queue.Full:
                 continue
         return False
 
-    def _get_ahead(self) -> list[_Job] | None:
+    def _get_ahead(self) -> tuple[int, list[_Job]] | None:
         while not self._stop.is_set():
             try:
                 return self._ahead.get(timeout=0.1)

@@ -23,6 +23,7 @@ from .engine import Engine
 from .options import StreamOptions
 from .region import Region
 from .result import StreamResult
+from .side_by_side import side_by_side
 from .view import View
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,10 @@ class Stream:
         options: StreamOptions | None = None,
         *,
         sinks: Sequence[Sink] = (),
+        beside: Sequence[Segmenter] = (),
         owns_segmenter: bool = False,
     ) -> None:
+        """``beside``: see `Engine`. ``owns_segmenter``: close all of them at the end."""
         options = options or StreamOptions()
         still = [feed.name for feed in feeds if not feed.is_video]
         if options.smooth is not None and still:
@@ -74,8 +77,8 @@ class Stream:
             smoothing=options.smooth,  # type: ignore[arg-type]
             limits=options.limits,
         )
-        self._engine = Engine(feeds, view, options)
-        self._segmenter, self._owns_segmenter = segmenter, owns_segmenter
+        self._engine = Engine(feeds, view, options, beside=beside)
+        self._segmenter, self._owned = segmenter, [segmenter, *beside] if owns_segmenter else []
         self._sinks = list(sinks)
         self._workers: list[SinkWorker] = []
         self._created_s = time.monotonic()
@@ -177,8 +180,8 @@ class Stream:
         # Whoever waits for the end of a service does not wait for a pipe that nobody reads.
         timeout_s = None if self.lossless and error is None else _PATIENCE_S
         with contextlib.ExitStack() as stack:
-            if self._owns_segmenter:
-                stack.callback(self._segmenter.close)
+            for segmenter in self._owned:
+                stack.callback(segmenter.close)
             for worker in reversed(self._workers):
                 stack.callback(worker.close, finish=finish, timeout_s=timeout_s)
             self._engine.close()
@@ -264,8 +267,10 @@ def stream(
     if isinstance(model, Segmenter):
         return Stream(feeds, model, chosen, sinks=sinks)
     opened = load(model, backend=backend, device=device, threads=threads, precision=precision)
+    first, *beside = side_by_side(opened, feeds, chosen, threads=threads)
     try:
-        return Stream(feeds, opened, chosen, sinks=sinks, owns_segmenter=True)
+        return Stream(feeds, first, chosen, sinks=sinks, beside=beside, owns_segmenter=True)
     except BaseException:
-        opened.close()
+        for segmenter in (first, *beside):
+            segmenter.close()
         raise

@@ -42,7 +42,8 @@ class View:
     """Raises UnavailableError if the file does not give what tiling or smoothing needs, InputError if the
     region can never be looked at.
 
-    `prepare`, `infer` and `finish` may each have a thread of its own: they share no state.
+    `prepare`, `infer` and `finish` may each have a thread of its own: they share no state. So may several
+    `infer`, each with a segmenter of its own.
     """
 
     def __init__(
@@ -91,15 +92,17 @@ class View:
             return Shown(image, self._tiler.prepare(part))
         return Shown(image, self.segmenter.prepare(part, buffers=buffers))
 
-    def infer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def infer(self, shown: Sequence[Shown], segmenter: Segmenter) -> list[Answer]:
         """What the file gives for frames of one size. A file that takes more frames at a time than these is
-        filled up with the last one, and that answer is thrown away."""
+        filled up with the last one, and that answer is thrown away.
+
+        ``segmenter``: the view's, or another one of the same file; tiles are always given to the view's."""
         if self._tiler is not None:
             return [Answer(one.image, self._tiler.infer(one.prepared)) for one in shown]  # type: ignore[arg-type]
-        backend = self.segmenter.backend
+        backend = segmenter.backend
         missing = (backend.batch or backend.least_batch) - len(shown)
         prepared: list[Prepared] = [one.prepared for one in shown]  # type: ignore[misc]
-        inferred = self.segmenter.infer([*prepared, *[prepared[-1]] * missing])
+        inferred = segmenter.infer([*prepared, *[prepared[-1]] * missing])
         return [Answer(one.image, answer) for one, answer in zip(shown, inferred, strict=False)]
 
     def finish(self, frame: Frame, answer: Answer) -> Prediction:
