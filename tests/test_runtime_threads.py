@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpsl_deploy.backends import cpu_threads, open_backend
-from cpsl_deploy.backends.cpu_threads import SPINNING, inference_threads
+from cpsl_deploy.backends.cpu_threads import STOP_SPINNING, inference_threads
 
 
 def machine(
@@ -58,4 +58,4 @@ def test_sessions_are_opened_that_way(monkeypatch: pytest.MonkeyPatch, tiny_mode
         options = opened._session.get_session_options()
         assert isinstance(options, onnxruntime.SessionOptions)
         assert options.intra_op_num_threads == opened.describe()["threads"] == 3
-        assert options.get_session_config_entry(SPINNING) == "0"
+        assert options.get_session_config_entry(STOP_SPINNING) == "1"

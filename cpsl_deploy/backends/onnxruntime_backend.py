@@ -18,7 +18,7 @@ import numpy as np
 from ..contract import LOGITS
 from ..errors import MissingExtraError, ModelFileError, OutputError, UnavailableError
 from .base import INPUT_NAME, Backend
-from .cpu_threads import SPINNING, inference_threads
+from .cpu_threads import STOP_SPINNING, inference_threads
 from .gpu import nvidia_gpu_count
 from .onnx_file import read_onnx_metadata
 from .onnxruntime_pooled import PooledRun
@@ -96,7 +96,7 @@ class OnnxRuntimeBackend(Backend):
         if self.device == "cpu":
             model = self.prefer_labels_outside(path) or model
             self._threads = inference_threads(self._threads)
-            options.add_session_config_entry(SPINNING, "0")
+            options.add_session_config_entry(STOP_SPINNING, "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if profile_folder is not None:
