@@ -29,6 +29,20 @@ def cosine_scores(features: Tensor, prototypes: Tensor) -> Tensor:
         return F.conv2d(features, prototypes[:, :, None, None])
 
 
+def cosines_of_unit_features(features: Tensor, prototypes: Tensor) -> Tensor:
+    """``cosine_scores`` of features (B, D) whose length is one already, (B, K) float32: nothing as large as
+    the features is made.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        prototypes = F.normalize(prototypes.float(), dim=1)
+        if features.device.type != "cpu":
+            return features.float() @ prototypes.T
+        # As a convolution of one row of B pixels, channels last: half the time of a matrix product, which is
+        # made for more columns than there are classes.
+        row = features.float()[None, None].permute(0, 3, 1, 2)
+        return F.conv2d(row, prototypes[:, :, None, None])[0, :, 0].T
+
+
 def prototype_assignment(features: Tensor, prototypes: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """p_SL: softmax over classes of cosine / temperature. Shapes as in ``cosine_scores``."""
     return (cosine_scores(features, prototypes) / temperature).softmax(dim=1)

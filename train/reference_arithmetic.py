@@ -18,7 +18,7 @@ from .assignment import EPSILON, ITERATIONS, sinkhorn
 from .ema_teacher import MOMENTUM, EmaTeacher
 from .kl_divergence import kl_divergence
 from .models import Segmenter
-from .prototypes import cosine_scores
+from .prototypes import cosine_scores, cosines_of_unit_features
 
 
 class Arithmetic(NamedTuple):
@@ -34,8 +34,8 @@ class Arithmetic(NamedTuple):
     """Positions (N, n) of the pixels whose features go into the bank -> those of the labels beside them."""
     bank_scores: Callable[[Tensor, Tensor, Tensor], Tensor]
     """Bank features (M, D), prototypes (K, D) and the rows (n,) of the newest pixels -> scores (M, K)."""
-    assign: Callable[[Tensor, Tensor, float, int], Tensor]
-    """Scores (B, K), class prior (K,), epsilon and iterations -> assignment (B, K)."""
+    assign: Callable[..., Tensor]
+    """Scores (B, K), class prior (K,), epsilon, iterations, ``largest`` and ``rows``: as ``sinkhorn``."""
     consistency: Callable[[Tensor, Tensor, Tensor], Tensor]
     """Student's log-probabilities (N, C, h, w), teacher's probabilities, valid: as ``kl_divergence``."""
     distillation: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -91,18 +91,25 @@ def reference_bank_scores(bank: Tensor, prototypes: Tensor, newest: Tensor) -> T
 
 @torch.no_grad()
 def reference_sinkhorn(
-    scores: Tensor, class_prior: Tensor, epsilon: float = EPSILON, iterations: int = ITERATIONS
+    scores: Tensor,
+    class_prior: Tensor,
+    epsilon: float = EPSILON,
+    iterations: int = ITERATIONS,
+    *,
+    largest: float | None = None,
+    rows: Tensor | slice = slice(None),
 ) -> Tensor:
     """Sinkhorn on exponentials: scores above 88 epsilon overflow float32, a class without mass gives NaN.
 
     Shapes as in ``sinkhorn``, with which it agrees where it is finite.
     """
+    del largest  # it takes the exponentials whatever they are
     mass = (scores.float() / epsilon).exp()
     mass = mass / mass.sum()
     for _ in range(iterations):
         mass = mass / mass.sum(dim=0) * class_prior.to(mass)
         mass = mass / mass.sum(dim=1, keepdim=True) / len(mass)
-    return mass * len(mass)
+    return (mass * len(mass))[rows]
 
 
 def reference_consistency(student_log_probs: Tensor, teacher_probs: Tensor, valid: Tensor) -> Tensor:
@@ -129,7 +136,7 @@ OURS = Arithmetic(
     first_prototypes=torch.clone,
     teacher=EmaTeacher,
     label_positions=lambda drawn: drawn,
-    bank_scores=lambda bank, prototypes, newest: cosine_scores(bank, prototypes),
+    bank_scores=lambda bank, prototypes, newest: cosines_of_unit_features(bank, prototypes),
     assign=sinkhorn,
     consistency=kl_divergence,
     distillation=kl_divergence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -255,12 +256,16 @@ class SelfLabelling(TrainingStage):
         loss = log_probs.new_zeros(())
         marginal = self.prior if s.align_distribution else torch.full_like(self.prior, 1 / len(self.prior))
         feature_scores = self.arithmetic.bank_scores(bank, self.prototypes.detach(), newest)
+        assign = partial(
+            self.arithmetic.assign,
+            class_prior=marginal,
+            epsilon=s.epsilon,
+            iterations=s.sinkhorn_iterations,
+            largest=1.0,  # of features and logits whose length is one
+        )
         for kind, of_kind in {"features": feature_scores, "logits": bank_scores}.items():
-            term, assignment = self_labelling_loss(
-                log_probs, of_kind, rows, marginal, s.epsilon, s.sinkhorn_iterations, self.arithmetic.assign
-            )
-            loss = loss + term
-            self._assignments[kind] = SeenAssignment(of_kind, assignment, marginal, s.epsilon)
+            loss = loss + self_labelling_loss(log_probs, assign(of_kind, rows=rows))
+            self._assignments[kind] = SeenAssignment(of_kind, partial(assign, of_kind), marginal, s.epsilon)
         losses["self_labelling"] = s.self_labelling_weight * loss
         return losses
 

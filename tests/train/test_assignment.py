@@ -143,3 +143,46 @@ def test_diagnostics_are_what_their_names_say():
     assert marginal_error(one_sided, torch.tensor([0.0, 1.0])) == pytest.approx(1)
     assert assignment_entropy(one_sided) == 0
     assert assignment_entropy(torch.full((4, 8), 1 / 8)) == pytest.approx(np.log(8))
+
+
+def cosines(rows: int, columns: int) -> torch.Tensor:
+    """Of pixels that crowd around a few classes, as features do."""
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(columns, 16, generator=generator)
+    pixels = centres[torch.randint(4, (rows,), generator=generator)] + torch.randn(
+        rows, 16, generator=generator
+    )
+    pixels, centres = (torch.nn.functional.normalize(part, dim=1) for part in (pixels, centres))
+    return pixels @ centres.T
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 50])
+def test_scaling_the_exponentials_is_the_log_domain(iterations: int):
+    scores, prior = cosines(5000, 19), torch.linspace(0, 2, 19) / 19  # the first class has no share
+    wanted = sinkhorn(scores.double(), prior.double(), 0.05, iterations)
+    found = sinkhorn(scores, prior, 0.05, iterations, largest=1.0)
+    assert found.dtype == torch.float32 and float((found - wanted).abs().max()) < 1e-5
+    assert (found[:, 0] == 0).all() and float(wanted.max()) > 0.5
+
+
+def test_scores_too_large_for_exponentials_stay_in_the_log_domain():
+    scores, prior = 60 * cosines(100, 4), torch.tensor([0.5, 0.3, 0.1, 0.1])
+    assert not sinkhorn(scores, prior, 0.05, 3, largest=1.0).isfinite().all(), (
+        "the bound is not 1: it overflows"
+    )
+    found = sinkhorn(scores, prior, 0.05, 3, largest=60.0)
+    assert torch.allclose(found.double(), sinkhorn(scores.double(), prior.double(), 0.05, 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("largest", [None, 1.0])
+def test_rows_that_are_wanted_are_those_of_the_whole(largest: float | None):
+    scores, prior, rows = cosines(200, 5), torch.full((5,), 0.2), torch.tensor([7, 199, 0])
+    whole = sinkhorn(scores, prior, largest=largest)
+    assert torch.equal(sinkhorn(scores, prior, largest=largest, rows=rows), whole[rows])
+
+
+def test_autocast_changes_no_assignment():
+    scores, prior = cosines(200, 5), torch.full((5,), 0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sinkhorn(scores, prior, largest=1.0)
+    assert torch.equal(found, sinkhorn(scores, prior, largest=1.0))

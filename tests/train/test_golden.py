@@ -40,15 +40,15 @@ def sinkhorn(case: Case) -> Results:
 def self_labelling_loss(case: Case) -> Results:
     bank, features, prototypes, prior = tensors(case, "bank", "feats", "prototypes", "class_distribution")
     log_probs = (train.cosine_scores(features, prototypes) / float(case["temperature"])).log_softmax(dim=1)
-    loss, assignment = train.self_labelling_loss(
-        log_probs,
+    assignment = train.sinkhorn(
         train.cosine_scores(torch.cat([bank, features]), prototypes),
-        torch.arange(len(bank), len(bank) + len(features)),
         prior,
         float(case["epsilon"]),
         int(case["iterations"]),
+        rows=torch.arange(len(bank), len(bank) + len(features)),
+        largest=1.0,
     )
-    return {"loss": loss, "q": assignment[len(bank) :]}
+    return {"loss": train.self_labelling_loss(log_probs, assignment), "q": assignment}
 
 
 def prototype_weights(case: Case) -> Results:

@@ -81,3 +81,15 @@ def test_rows_hold_no_gradient():
     features, scores, labels = pixels([1, 2])
     bank.push(features.requires_grad_(), scores, labels)
     assert not bank.rows()[0].requires_grad
+
+
+def test_a_loaded_bank_goes_on_where_the_saved_one_stopped():
+    first, second = MemoryBank(10, 2, 3), MemoryBank(10, 2, 3)
+    for start in (0, 7):
+        numbers = torch.arange(start, start + 7)
+        first.push(numbers[:, None].repeat(1, 2), numbers[:, None].repeat(1, 3), numbers)
+    second.load_state_dict(first.state_dict())
+    for bank in (first, second):
+        bank.push(torch.full((2, 2), 50.0), torch.full((2, 3), 50.0), torch.tensor([50, 51]))
+    assert len(second) == 10 and torch.equal(first.newest(2), second.newest(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.rows(), second.rows(), strict=True))

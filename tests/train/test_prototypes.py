@@ -8,7 +8,12 @@ torch = pytest.importorskip("torch")
 
 from tiny_training import golden
 
-from cpsl_deploy.train.prototypes import PrototypeEstimator, cosine_scores, prototype_assignment
+from cpsl_deploy.train.prototypes import (
+    PrototypeEstimator,
+    cosine_scores,
+    cosines_of_unit_features,
+    prototype_assignment,
+)
 
 
 def test_assignment_is_the_reference_s():
@@ -90,3 +95,15 @@ def test_prototypes_are_a_copy_of_the_estimate():
     estimator = PrototypeEstimator(2, 4)
     estimator.prototypes().fill_(3)
     assert torch.equal(estimator.mean, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cosines_of_features_of_length_one_are_their_cosines(autocast: bool):
+    features = torch.nn.functional.normalize(
+        torch.randn(37, 8, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    prototypes = 3 * torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = cosines_of_unit_features(features, prototypes)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, cosine_scores(features, prototypes), atol=1e-6)

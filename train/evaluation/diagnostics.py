@@ -5,6 +5,7 @@ Counted on the device; nothing is read from it before a report.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,12 +60,12 @@ class PseudoLabelTally(nn.Module):
 
 
 class SeenAssignment(NamedTuple):
-    """The last assignment of a kind, kept until somebody asks for its figures."""
+    """The last assignment of a kind, made as a whole when somebody asks for its figures."""
 
     scores: Tensor
     """(B, K)."""
-    assignment: Tensor
-    """(B, K)."""
+    assign: Callable[[], Tensor]
+    """All rows, (B, K)."""
     marginal: Tensor
     """(K,), the class shares that were asked for."""
     epsilon: float
@@ -74,9 +75,10 @@ class SeenAssignment(NamedTuple):
 
         Before: rows that sum to one, softmax(scores / epsilon), and columns as they come.
         """
+        assignment = self.assign()
         before = (self.scores.float() / self.epsilon).softmax(dim=1)
         return {
-            f"marginal_error_{kind}": marginal_error(self.assignment, self.marginal),
+            f"marginal_error_{kind}": marginal_error(assignment, self.marginal),
             f"marginal_error_{kind}_before": marginal_error(before, self.marginal),
-            f"assignment_entropy_{kind}": assignment_entropy(self.assignment),
+            f"assignment_entropy_{kind}": assignment_entropy(assignment),
         }

@@ -258,8 +258,8 @@ def fill(bank: MemoryBank) -> None:
     for start in range(0, bank.capacity, step):
         rows = min(step, bank.capacity - start)
         features = F.normalize(torch.randn(rows, bank.features.shape[1], device=device), dim=1)
-        scores = F.normalize(torch.randn(rows, bank.scores.shape[1], device=device), dim=1)
-        bank.push(features, scores, torch.randint(bank.scores.shape[1], (rows,), device=device))
+        scores = F.normalize(torch.randn(rows, bank.num_classes, device=device), dim=1)
+        bank.push(features, scores, torch.randint(bank.num_classes, (rows,), device=device))
 
 
 def tensor_bytes(state: Any) -> int:
