@@ -207,7 +207,7 @@ def main(
     train, val = (open_dataset(data, split, root=data_root, role="target") for split in ("train", "val"))
     drives = np.array([Path(name).name[:6] for name in train.names])
     results: dict[str, Any] = {}
-    with cpsl_deploy.load(model, threads=threads) as segmenter:
+    with cpsl_deploy.load(model, backend="onnxruntime", threads=threads) as segmenter:
         names = names_of(segmenter)
         own = {
             drive: watch(segmenter, drive_of(train, segmenter, drives, drive), costs_ms)

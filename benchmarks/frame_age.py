@@ -45,7 +45,7 @@ class Slowed(Segmenter):
 @click.option("--threads", default=1, show_default=True)
 def main(model: Path, video: Path, slower: float, seconds: float, sources: int, threads: int) -> None:
     """How old frames are under a model that is too slow, and that nothing is lost without a live source."""
-    with cpsl_deploy.load(model, threads=threads) as opened:
+    with cpsl_deploy.load(model, backend="onnxruntime", threads=threads) as opened:
         segmenter = Slowed(opened.backend, opened.origin)
         segmenter.inference_s = slower / VideoSource(video).fps
         latest = measure(segmenter, [video] * sources, "latest", seconds)

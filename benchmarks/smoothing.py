@@ -86,7 +86,7 @@ def main(model: Path, video: Path, wanted: tuple[str, ...], every: int, most: in
     images = [
         frame.image for frame in source.frames() if frame.image is not None and frame.index % every == 0
     ][:most]
-    with load(model) as segmenter:
+    with load(model, backend="onnxruntime") as segmenter:
         smoothers = {
             text: way.start(align_corners=segmenter.spec.align_corners) for text, way in ways.items()
         }

@@ -6,80 +6,26 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import cpsl_deploy
 from cpsl_deploy import backends
 from cpsl_deploy.backends import fastest, remembered
-from cpsl_deploy.backends.ways import ONNXRUNTIME, Way, ways_metadata
+from cpsl_deploy.backends.ways import ONNXRUNTIME, ways_metadata
 from cpsl_deploy.cache_folder import cache_folder
 from cpsl_deploy.errors import InputError, ModelFileError, UnavailableError
+from cpsl_deploy.run_command import main as cpsl_run
 
 tiny_onnx = pytest.importorskip("tiny_onnx", reason="needs the onnx package", exc_type=ImportError)
-
-F32, BF16 = (Way(backend="openvino", precision=precision) for precision in ("f32", "bf16"))
+from timed_ways import BF16, Machine, export  # noqa: E402  # it needs that package, too
 
 LOGGER = "cpsl_deploy.backends.fastest"
 """The command lowers its level, for the rest of the process."""
-
-
-class Machine:
-    """One on which every way takes its time, by a clock that only inferences move."""
-
-    def __init__(self, **milliseconds: float) -> None:
-        self.milliseconds = {"onnxruntime": 20.0, "openvino f32": 15.0, "openvino bf16": 5.0, **milliseconds}
-        self.now = 0.0
-        self.opened: list[str] = []
-        self.closed: list[str] = []
-        self.inferences: list[str] = []
-        self.missing: dict[str, Exception] = {}
-        self.broken: dict[str, Exception] = {}
-        self.batches: dict[str, int] = {}
-        self.frames = np.empty(0)
-
-    def clock(self) -> float:
-        return self.now
-
-    def open_way(self, path: Path, way: Way) -> Any:
-        name = way.name if path.name == "model.onnx" else f"{way.name} of {path.name}"
-        if name in self.missing:
-            raise self.missing[name]
-        self.opened.append(name)
-
-        def infer(frames: np.ndarray) -> None:
-            self.frames = frames
-            self.inferences.append(name)
-            if name in self.broken:
-                raise self.broken[name]
-            self.now += self.milliseconds[name] / 1e3
-
-        return SimpleNamespace(
-            name=name,
-            infer=infer,
-            close=lambda: self.closed.append(name),
-            static_size=None,
-            spec=tiny_onnx.tiny_spec(),
-            batch=self.batches.get(name, 1),
-            choice=None,
-        )
-
-    def start(self, path: Path, *others: Path, threads: int | None = None) -> Any:
-        """What is picked; the lists are of this start alone."""
-        self.opened, self.closed, self.inferences = [], [], []
-        return fastest.open_fastest(path, others, threads=threads, open_way=self.open_way, clock=self.clock)
-
-
-def export(path: Path, *passed: Way, weights: str = "w", **contract: str) -> Path:
-    metadata = {
-        **tiny_onnx.tiny_metadata(**contract),
-        "weights_sha256": weights,
-        **ways_metadata((ONNXRUNTIME, *passed)),
-    }
-    return tiny_onnx.write_tiny_onnx(path, metadata=metadata)
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +186,16 @@ def test_a_memory_that_cannot_be_written_costs_a_line_of_debugging(
     assert machine.start(path).name == "openvino bf16" and machine.inferences
 
 
+def test_without_a_home_it_is_measured_at_every_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(remembered, "cache_folder", homeless)
+    machine = Machine()
+    for _ in range(2):
+        assert machine.start(path).name == "openvino bf16" and machine.inferences
+
+
 def test_the_memory_does_not_grow_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "MOST_ENTRIES", 2)
     machine = Machine()
@@ -326,3 +282,11 @@ def test_onnxruntime_and_openvino_really(
     (entry,) = json.loads((path.parent / "cache" / remembered.FILE_NAME).read_text()).values()
     assert set(entry["milliseconds"]) >= {"onnxruntime", "openvino f32"}
     assert entry["libraries"]["openvino"]
+    caplog.clear()
+    cv2.imwrite(str(path.parent / "frame.png"), frame)
+    done = CliRunner().invoke(
+        cpsl_run,
+        [str(path), str(path.parent / "frame.png"), "-o", str(path.parent / "out"), "--threads", "1"],
+    )
+    assert done.exit_code == 0, done.output
+    assert [r.getMessage() for r in caplog.records if "measured here on" in r.getMessage()]
