@@ -22,8 +22,6 @@ from cpsl_deploy.spec import ModelSpec
 BASELINE = "common practice"
 THEIR_NETWORK, OUR_NETWORK = "network alone, common practice's", "network alone, ours"
 STEPS = ("read", "pre", "inference", "post", "overlay", "encode")
-_SLOW_S = 0.2
-"""What takes longer is not slowed to speak of by the caches that another way left."""
 _PAUSE_S = 0.01
 """onnxruntime's threads spin for some milliseconds after each inference."""
 
@@ -151,15 +149,10 @@ def open_ways(folder: Path, images: Sequence[Path], wanted: str) -> tuple[list[W
 
 
 def in_turns(ways: Sequence[Way], *, rounds: int, budget_s: float) -> int:
-    """One untimed frame, of fast ways, and one timed one of every way in each round, in an order that turns
-    with the rounds. Returns the number of rounds: as many as asked for, or as there was time for, 3 at least.
-    """
-    expected = {}
+    """One untimed frame and one timed one of every way in each round, in an order that turns with the rounds.
+    Returns the number of rounds: as many as asked for, or as there was time for, 3 at least."""
     for way in ways:
         way.run(0)
-        began = time.perf_counter()
-        way.run(1)
-        expected[way.name] = time.perf_counter() - began
     began = time.perf_counter()
     for index in range(rounds):
         if index >= 3 and time.perf_counter() - began > budget_s * index / (index + 1):
@@ -167,8 +160,7 @@ def in_turns(ways: Sequence[Way], *, rounds: int, budget_s: float) -> int:
         turn = index % len(ways)
         for way in (*ways[turn:], *ways[:turn]):
             time.sleep(_PAUSE_S)
-            if expected[way.name] < _SLOW_S:
-                way.run(index)
+            way.run(index)  # untimed: what another way left in the caches and of the threads slows it
             way.run_timed(index)
     return rounds
 

@@ -87,6 +87,6 @@ def test_ways_take_turns_and_a_budget_ends_them() -> None:
     calls: list[str] = []
     ways = [Way(name, [lambda value, name=name: calls.append(name)], files=[0]) for name in "ab"]
     assert in_turns(ways, rounds=4, budget_s=60) == 4
-    assert calls[4:12] == list("aabb" + "bbaa")
+    assert calls[2:10] == list("aabb" + "bbaa")
     assert [len(way.wall_ms) for way in ways] == [4, 4]
     assert in_turns(ways, rounds=50, budget_s=0) == 3
