@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .models import Segmenter
 from .pseudo_label import hard_pseudo_label
 from .reference_arithmetic import OURS, Arithmetic
 from .samples import Batch
-from .stage import Losses, TrainingStage, kept_statistics, predict, upsampled
+from .stage import Losses, TrainingStage, kept_statistics, predict, together, upsampled
 from .symmetric_cross_entropy import cross_entropy
 from .target_statistics import SoftLabels
 
@@ -53,6 +54,9 @@ class Distillation(TrainingStage):
         return self
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
+        return together(self.parts(batch, generator))
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Losses]:
         source, target = batch.source, batch.target
         assert source is not None and target is not None
         s = self.settings
@@ -70,12 +74,15 @@ class Distillation(TrainingStage):
 
         with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
             source_logits = predict(self.network, source.images).logits
-        logits = upsampled(predict(self.network, images).logits, crop, self.network)
+        yield {"source": s.source_weight * self.on_labels(source_logits, source.labels)}
+        del source_logits
+        small = predict(self.network, images).logits
+        logits = upsampled(small, crop, self.network)
         with torch.no_grad():
             taught = upsampled(predict(self.frozen, images).logits, crop, self.frozen).softmax(dim=1)
         kl = self.arithmetic.distillation(F.log_softmax(logits, dim=1), taught, valid)
-        return {
-            "source": s.source_weight * self.on_labels(source_logits, source.labels),
-            "target": s.target_weight * cross_entropy(logits, labels, IGNORE),
+        align = self.network.align_corners
+        yield {
+            "target": s.target_weight * cross_entropy(small, labels, IGNORE, align_corners=align),
             "distillation": s.kl_weight * kl,
         }

@@ -35,5 +35,5 @@ class EmaTeacher(nn.Module):
         """Follow the student by one step."""
         ema, online = list(self.network.parameters()), [p.detach() for p in student.parameters()]
         torch._foreach_lerp_([*ema, self.prototypes], [*online, prototypes.detach()], 1 - self.momentum)
-        for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        if buffers := list(self.network.buffers()):
+            torch._foreach_copy_(buffers, list(student.buffers()))

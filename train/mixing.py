@@ -30,23 +30,21 @@ def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> 
     generators = sample_generators(len(source_labels), generator)
     for i, (labels, own) in enumerate(zip(source_labels, generators, strict=True)):
         if kind == "cutmix":
-            mask[i] = _half_rectangle(labels.shape, own).to(labels.device)
+            mask[(i, *_half_rectangle(labels.shape, own))] = True
         elif kind == "classmix":
-            present = torch.unique(labels)
-            present = present[present != IGNORE]
+            present = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE].nonzero()[:, 0]
             order = torch.randperm(len(present), generator=own)
             chosen = present[order[: (len(present) + 1) // 2].to(present.device)]
-            mask[i] = torch.isin(labels, chosen)
+            is_chosen = torch.zeros(IGNORE + 1, dtype=torch.bool, device=labels.device)
+            mask[i] = is_chosen.index_fill(0, chosen, True)[labels]
     return mask
 
 
-def _half_rectangle(size: torch.Size, generator: torch.Generator) -> Tensor:
-    """A rectangle of half the area, of random shape and place."""
+def _half_rectangle(size: torch.Size, generator: torch.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of half the area, of random shape and place."""
     height, width = size
     share = 0.5 + 0.5 * float(torch.rand((), generator=generator))
     rows, cols = round(height * share), round(width * 0.5 / share)
     top = int(torch.randint(height - rows + 1, (), generator=generator))
     left = int(torch.randint(width - cols + 1, (), generator=generator))
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    mask[top : top + rows, left : left + cols] = True
-    return mask
+    return slice(top, top + rows), slice(left, left + cols)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from .mixing import paste_mask
 from .models import Segmenter, SegmenterOutput
 from .pixel_contrast import pixel_contrast
 from .prototypes import cosine_scores
-from .pseudo_label import rectified_pseudo_label
 from .reference_arithmetic import OURS, Arithmetic
 from .samples import Batch, SourceBatch, TargetBatch
 from .self_labelling_loss import self_labelling_loss
@@ -33,10 +33,11 @@ from .stage import (
     kept_statistics,
     network_optimiser,
     predict,
-    upsampled,
+    together,
 )
 from .symmetric_cross_entropy import symmetric_cross_entropy
 from .target_statistics import SoftLabels, TargetSummary
+from .upsampled_rows import UpsampledRows
 from .views import warp_maps
 
 ALIGNMENT_MOMENTUM = 0.97
@@ -109,6 +110,10 @@ class SelfLabelling(TrainingStage):
         return self.teacher.network
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
+        return together(self.parts(batch, generator))
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Losses]:
+        """Those of the source first."""
         source, target = batch.source, batch.target
         assert source is not None and target is not None
         seen = self.teach(target)
@@ -117,25 +122,27 @@ class SelfLabelling(TrainingStage):
 
         with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
             source_logits = predict(self.network, source.images).logits
+        yield {"source": self.on_labels(source_logits, source.labels)}
+        del source_logits
         student = predict(self.network, images)
-        crop = labels.shape[1:]
         s = self.settings
-        losses = {
-            "source": self.on_labels(source_logits, source.labels),
-            "target": s.target_weight
-            * symmetric_cross_entropy(
-                upsampled(student.logits, crop, self.network), labels, s.symmetric_alpha, s.symmetric_beta
-            ),
-        }
+        on_target = symmetric_cross_entropy(
+            student.logits,
+            labels,
+            s.symmetric_alpha,
+            s.symmetric_beta,
+            align_corners=self.network.align_corners,
+        )
+        losses: Losses = {"target": s.target_weight * on_target}
         if s.self_labelling_weight or s.contrast_weight:
             losses |= self.pixel_losses(target, seen, generator)
-        if s.consistency_weight:
+        if warped is not None:
             valid = _at(target.valid & ~pasted, student.features)
             log_probs = self.prototype_log_probs(student.features, self.teacher.prototypes)
             losses["consistency"] = s.consistency_weight * self.arithmetic.consistency(
                 log_probs, warped, valid
             )
-        return losses
+        yield losses
 
     @torch.no_grad()
     def teach(self, target: TargetBatch) -> TeacherView:
@@ -173,8 +180,17 @@ class SelfLabelling(TrainingStage):
 
     def hard_labels(self, rectified: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo labels at the size of ``valid`` (N, H, W) bool and their confidence, both (N, H, W)."""
-        full = F.interpolate(rectified, size=valid.shape[1:], mode="bilinear", align_corners=False)
-        return rectified_pseudo_label(full, torch.ones_like(full), valid, self.settings.threshold)
+        confidence = torch.empty(valid.shape, device=valid.device)
+        labels = torch.empty(valid.shape, dtype=torch.long, device=valid.device)
+        with torch.autocast(valid.device.type, enabled=False):
+            for i, maps in enumerate(rectified):
+                for rows, full in UpsampledRows(maps, (valid.shape[1], valid.shape[2]), False).blocks():
+                    torch.max(full, dim=1, out=(confidence[i, rows], labels[i, rows]))
+        mass = F.interpolate(
+            rectified.sum(dim=1, keepdim=True), size=valid.shape[1:], mode="bilinear", align_corners=False
+        )
+        confidence /= mass[:, 0].clamp(min=1e-12)  # 1, but where products of probabilities underflow
+        return labels.masked_fill_(~valid | (confidence < self.settings.threshold), IGNORE), confidence
 
     def aligned(self, probabilities: Tensor, inside: Tensor) -> Tensor:
         """Probabilities (N, C, h, w) whose running mean over pixels ``inside`` (N, h, w) is the prior's."""
@@ -188,12 +204,14 @@ class SelfLabelling(TrainingStage):
         return _normalised(probabilities * scale[:, None, None])
 
     @torch.no_grad()
-    def strong_labels(self, target: TargetBatch, seen: TeacherView) -> tuple[Tensor, Tensor]:
-        """Pseudo labels of the strong views (N, H, W) and the assignment warped to them (N, C, h, w)."""
+    def strong_labels(self, target: TargetBatch, seen: TeacherView) -> tuple[Tensor, Tensor | None]:
+        """Pseudo labels of the strong views (N, H, W) and, for consistency, the assignment warped to them
+        (N, C, h, w)."""
         crop = (target.strong.shape[2], target.strong.shape[3])
-        maps = torch.cat([seen.rectified, seen.assignment], dim=1)
+        is_consistent = self.settings.consistency_weight > 0
+        maps = torch.cat([seen.rectified, seen.assignment], dim=1) if is_consistent else seen.rectified
         maps, _ = warp_maps(maps, target.strong_to_weak, crop, crop)
-        rectified, assignment = maps.chunk(2, dim=1)
+        rectified, assignment = maps.chunk(2, dim=1) if is_consistent else (maps, None)
         labels, confidence = self.hard_labels(rectified, target.valid)
         if self.settings.prior_momentum:
             self.follow(labels)
@@ -202,12 +220,12 @@ class SelfLabelling(TrainingStage):
 
     def follow(self, labels: Tensor) -> None:
         """Move the prior towards the class shares of a batch of pseudo labels (N, H, W), of all processes."""
-        counted = summed(
-            torch.bincount(labels[labels != IGNORE].flatten(), minlength=len(self.prior)).to(self.prior)
-        )
-        if counted.sum() > 0:
-            moved = self.prior.lerp(counted / counted.sum(), 1 - self.settings.prior_momentum)
-            self.prior.copy_(kept_above(moved, self.first_prior, self.settings.prior_floor))
+        rows = labels.masked_fill(labels == IGNORE, len(self.prior)).flatten()
+        counted = self.prior.new_zeros(len(self.prior) + 1).index_add_(0, rows, torch.ones_like(rows).float())
+        counted = summed(counted[:-1])
+        moved = self.prior.lerp(counted / counted.sum().clamp(min=1), 1 - self.settings.prior_momentum)
+        moved = kept_above(moved, self.first_prior, self.settings.prior_floor)
+        self.prior.copy_(torch.where(counted.sum() > 0, moved, self.prior))
 
     def mix(
         self, source: SourceBatch, images: Tensor, labels: Tensor, generator: torch.Generator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -37,10 +38,17 @@ class TrainingStage(nn.Module):
         """The step's losses. ``generator`` (CPU) is the source of the step's random choices."""
         raise NotImplementedError
 
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Losses]:
+        """The losses of ``forward`` in parts that follow one another: once the gradients of one are found,
+        what it took is free before the next begins. A step then holds the activations of one forward pass.
+        """
+        yield self(batch, generator)
+
     def on_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of logits (N, C, h, w) at the network's stride with true labels (N, H, W)."""
-        full = upsampled(logits, labels.shape[1:], self.network)
-        return cross_entropy(full, labels, class_weights=self.class_weights)
+        return cross_entropy(
+            logits, labels, class_weights=self.class_weights, align_corners=self.network.align_corners
+        )
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [network_optimiser(self.network, self.settings.optimiser)]
@@ -58,6 +66,11 @@ class TrainingStage(nn.Module):
     def result(self) -> Segmenter:
         """The network this stage was run for."""
         return self.network
+
+
+def together(parts: Iterator[Losses]) -> Losses:
+    """All losses of a step, for a stage whose ``forward`` is its ``parts`` at once."""
+    return {term: loss for losses in parts for term, loss in losses.items()}
 
 
 def network_optimiser(
@@ -82,10 +95,18 @@ def learning_rate_factor(iteration: int, total: int, settings: recipe.Optimiser)
 
 def normalised(images: Tensor, network: Segmenter) -> Tensor:
     """(N, 3, H, W) uint8 RGB -> float, scaled as the network wants it, channels last."""
-    mean = torch.tensor(network.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(network.std, device=images.device).view(1, 3, 1, 1)
-    scaled = (images.float() / 255 - mean) / std
-    return scaled.contiguous(memory_format=torch.channels_last)
+    scale, shift = _scale_and_shift(tuple(network.mean), tuple(network.std), images.device)
+    scaled = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    return scaled.mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(1, 3, 1, 1) each: (x / 255 - mean) / std as x * scale + shift. Kept: a GPU is not waited for twice."""
+    of_mean, of_std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
+    return (1 / (255 * of_std)).float().to(device), (-of_mean / of_std).float().to(device)
 
 
 def predict(network: Segmenter, images: Tensor) -> SegmenterOutput:

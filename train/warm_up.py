@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -10,7 +11,7 @@ from . import recipe
 from .adversarial import SOURCE, TARGET, PatchDiscriminator, least_squares
 from .models import Segmenter
 from .samples import Batch
-from .stage import Losses, TrainingStage, kept_statistics, predict
+from .stage import Losses, TrainingStage, kept_statistics, predict, together
 
 
 class WarmUp(TrainingStage):
@@ -24,21 +25,24 @@ class WarmUp(TrainingStage):
         self.target_statistics = target_statistics
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Losses:
+        return together(self.parts(batch, generator))
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Losses]:
         assert batch.source is not None and batch.target is not None
         with kept_statistics(self.network) if self.target_statistics else contextlib.nullcontext():
             source = predict(self.network, batch.source.images).logits
+        yield {"source": self.on_labels(source, batch.source.labels)}
         target = predict(self.network, batch.target.weak).logits
-        source_probs, target_probs = source.softmax(dim=1), target.softmax(dim=1)
+        source_probs, target_probs = source.detach().softmax(dim=1), target.softmax(dim=1)
 
         self.discriminator.requires_grad_(False)
         fooled = least_squares(self.discriminator(target_probs), SOURCE)
         self.discriminator.requires_grad_(True)
         told_apart = 0.5 * (
-            least_squares(self.discriminator(source_probs.detach()), SOURCE)
+            least_squares(self.discriminator(source_probs), SOURCE)
             + least_squares(self.discriminator(target_probs.detach()), TARGET)
         )
-        return {
-            "source": self.on_labels(source, batch.source.labels),
+        yield {
             "adversarial": self.settings.adversarial_weight * fooled,
             "discriminator": told_apart,
         }

@@ -20,7 +20,7 @@ from cpsl_deploy.errors import ModelFileError, TrainingError
 
 from .. import recipe
 from ..samples import Batch
-from ..stage import TrainingStage, learning_rate_factor
+from ..stage import Losses, TrainingStage, learning_rate_factor
 from .checkpoint import Checkpoints
 from .loss_watch import BadLoss, LossWatch, listed
 from .memory import keep_freed_memory
@@ -210,10 +210,24 @@ class Loop:
         compute, device = self.around.compute, self.processes.device
         seed = step_seed(self.around.seed, self.stage.name, micro)
         torch.manual_seed(seed)
-        with autocast(device, compute.precision):
-            losses = self.module(batch.to(device), torch.Generator().manual_seed(seed))
-        self.scaler.scale(torch.stack(list(losses.values())).sum() / compute.accumulate).backward()
+        losses: Losses = {}
+        parts = self._parts(batch.to(device), torch.Generator().manual_seed(seed))
+        while True:
+            with autocast(device, compute.precision):
+                part = next(parts, None)
+            if part is None:
+                break
+            total = torch.stack(list(part.values())).sum() / compute.accumulate
+            self.scaler.scale(total).backward()
+            losses |= {term: loss.detach() for term, loss in part.items()}
+            del part, total  # they hold what the part took
         self.losses.see(micro // compute.accumulate + 1, losses, batch)
+
+    def _parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Losses]:
+        """The step's losses. Several processes average gradients behind one forward pass: all at once."""
+        if self.module is self.stage:
+            return self.stage.parts(batch, generator)
+        return iter([self.module(batch, generator)])
 
     def evaluate(self, iteration: int) -> None:
         """What the surroundings do at a quarter of the stage; no part of a step's time."""
