@@ -49,8 +49,10 @@ class ThreadTimes:
             except OSError:  # it ended
                 continue
             seen[int(task)] = int(ran), int(waited)
-            named = known.get(int(task))
-            self._names[int(task)] = named or (name if ":" in name else "of libraries")
+            if int(task) in known:
+                self._names[int(task)] = known[int(task)]
+            else:  # perhaps one that Python has just let go of
+                self._names.setdefault(int(task), name if ":" in name else "of libraries")
 
     def table(self, frames: int) -> dict[str, dict[str, float]]:
         """Milliseconds a frame by thread, most first: ``cpu``, and ``waited`` for a core."""
