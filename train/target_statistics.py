@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .class_prior import ClassPrior
+from .engine.memory import keep_freed_memory
 from .engine.prefetch import InBackground, prefetched
 from .engine.processes import Processes, summed
 from .models import Segmenter
@@ -66,19 +67,27 @@ def summarise_target(
     prior = ClassPrior(network.num_classes, prior_smoothing, soft=soft_prior).to(device)
     predicted = ClassPrior(network.num_classes, soft=True).to(device)
     indices = processes.share(len(images)) if processes is not None else range(len(images))
+    if device.type == "cpu":
+        keep_freed_memory()
+
+    def see(image: Tensor) -> Tensor:
+        """The image's soft labels (C, h, w) float16. What is made on the way is given back at the end: the
+        next image's forward pass has the same memory again, which is still in the caches."""
+        output = predict(network, image)
+        probabilities = output.logits.softmax(dim=1)
+        shares = probabilities.sum(dim=(0, 2, 3))
+        pixels = estimator.see(output.features, output.logits.argmax(dim=1))
+        prior.add(shares if soft_prior else pixels)
+        predicted.add(shares)
+        if mirrored:
+            mirror = predict(network, image.flip(3)).logits
+            probabilities = mirrored_average(probabilities, mirror.softmax(dim=1))
+        return probabilities[0].half()
+
     shown = loaded(images, indices, device, workers)
     with contextlib.closing(shown), InBackground() as background, torch.inference_mode():
         for done, (index, image) in enumerate(shown, start=1):
-            output = predict(network, image)
-            probabilities = output.logits.softmax(dim=1)
-            shares = probabilities.sum(dim=(0, 2, 3))
-            pixels = estimator.see(output.features, output.logits.argmax(dim=1))
-            prior.add(shares if soft_prior else pixels)
-            predicted.add(shares)
-            if mirrored:
-                mirror = predict(network, image.flip(3)).logits
-                probabilities = mirrored_average(probabilities, mirror.softmax(dim=1))
-            background.run(soft_labels.write, index, probabilities[0].half())
+            background.run(soft_labels.write, index, see(image))
             if progress is not None:
                 progress(round(done / len(indices) * len(images)), len(images))
     if processes is not None and processes.world > 1:
