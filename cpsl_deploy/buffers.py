@@ -2,8 +2,8 @@
 
 A fresh array of a frame's size is a request to the system and a fault for each of its pages, again with
 every frame. `empty` gives memory that came back: it comes back by itself when the array that was given and
-all views of it are gone. So a loop that lets its results go needs no new memory after its first frames, and one
-that keeps them gets new memory, as from NumPy. What somebody holds is never given to another.
+all views of it are gone. So a loop that lets its results go needs no new memory after its first frames, and
+one that keeps them gets new memory, as from NumPy. What somebody holds is never given to another.
 """
 
 from __future__ import annotations
