@@ -30,7 +30,8 @@ def paste_mask(kind: str, source_labels: Tensor, generator: torch.Generator) -> 
     generators = sample_generators(len(source_labels), generator)
     for i, (labels, own) in enumerate(zip(source_labels, generators, strict=True)):
         if kind == "cutmix":
-            mask[(i, *_half_rectangle(labels.shape, own))] = True
+            rows, columns = _half_rectangle(labels.shape, own)
+            mask[i, rows, columns] = True
         elif kind == "classmix":
             present = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE].nonzero()[:, 0]
             order = torch.randperm(len(present), generator=own)
