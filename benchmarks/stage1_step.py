@@ -39,6 +39,7 @@ from cpsl_deploy.machine.rates import measure_rates
 from cpsl_deploy.train import recipe
 from cpsl_deploy.train.engine.loop import Loop, SilentWatcher, Surroundings
 from cpsl_deploy.train.engine.processes import Processes
+from cpsl_deploy.train.planning.rehearsal import fill
 
 BASELINE = "published fp32"
 SIDES = (BASELINE, "ours fp32", "ours bf16")
@@ -80,9 +81,7 @@ class Ours:
 
     def __init__(self, setting: Setting, given: Material, precision: str) -> None:
         stage = our_stage(setting, given.soft_labels)
-        for rows in (stage.bank.features, stage.bank.scores):
-            rows.copy_(torch.nn.functional.normalize(torch.randn_like(rows), dim=1))
-        stage.bank.state[1] = setting.bank
+        fill(stage.bank)
         around = Surroundings(
             processes=Processes(0, 1, torch.device("cpu")),
             compute=recipe.Compute(precision=precision),
