@@ -2,12 +2,12 @@
 
     python benchmarks/scaling.py -o runs/scaling
 
-Self-labelling of a step against the bank's size and the number of classes; the whole step of stage 1 against
-the crop's pixels; the pass over the target against its images. The values of a series take turns; the exponent
-is the slope of a line through the logarithms: 1 is proportional, less where something is paid once. Then the
-same step under torchrun in one and in two processes, a thread and a batch of its own each. Images are
-rendered, networks random. Writes ``scaling.json``, ``scaling.md`` and ``scaling.png``; the last line on
-standard output is one JSON document.
+Self-labelling of a step against the bank's size and the number of classes; the whole step of stage 1
+against the crop's pixels; the pass over the target against its images. The values of a series take turns;
+the exponent is the slope of a line through the logarithms: 1 is proportional, less where something is paid
+once. Then the same step under torchrun in one and in two processes, a thread and a batch of its own each.
+Images are rendered, networks random. Writes ``scaling.json``, ``scaling.md`` and ``scaling.png``; the last
+line on standard output is one JSON document.
 """
 
 from __future__ import annotations

@@ -136,11 +136,11 @@ def test_a_plan_is_a_table_and_a_line_of_json(setting: Setting, tmp_path: Path) 
 def test_a_plan_that_cannot_be_carried_out_ends_with_2(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(*_: object) -> None:
+    def parts(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     for kind in (Supervised, WarmUp, SelfLabelling, Distillation):
-        monkeypatch.setattr(kind, "forward", forward)
+        monkeypatch.setattr(kind, "parts", parts)
     result = invoke(setting, tmp_path / "run", "--plan")
     assert result.exit_code == 2
     for stage in STAGES:

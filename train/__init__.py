@@ -13,13 +13,13 @@ Where things are, in the order of the method:
 - ``adaptation``: the five stages one after another. ``stage``: what they share. ``recipe``: every number,
   from files that ``recipe_file`` reads
 - ``source_only``; ``warm_up`` with ``adversarial``: the networks that stage 1 starts from
-- ``target_statistics``: soft labels, ``prototypes`` and ``class_prior`` of the target, before stage 1
+- ``target_statistics``: ``soft_labels``, ``prototypes`` and ``class_prior`` of the target, before stage 1
 - ``self_labelling``: stage 1, its step and its terms. Segmentation: ``pseudo_label``,
   ``symmetric_cross_entropy``. Self-labelling: ``assignment``, ``memory_bank``, ``self_labelling_loss``.
   Consistency: ``kl_divergence``. Pixel contrast: ``pixel_contrast``. The momentum teacher: ``ema_teacher``
 - ``distillation``: stages 2 and 3
-- what the stages are shown: ``batches`` of ``samples`` in ``views``; options are ``mixing``, ``style``,
-  ``class_weights``
+- what the stages are shown: ``batches`` of ``samples`` in ``views``, chosen by ``sampler``; options are
+  ``mixing``, ``style``, ``class_weights``. Maps of full size, a block of rows at a time: ``upsampled_rows``
 - ``reference_arithmetic``: where the authors' code computes something else, and a switch back to it
 - ``models/``: the networks
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..backend_names import BACKENDS, DEVICES, ENGINE_SUFFIXES, OPENVINO_PRECISIONS
 from ..errors import InputError, ModelFileError, UnavailableError
 from .base import Backend
 from .onnx_file import read_onnx_metadata
@@ -16,12 +17,6 @@ from .ways import ONNXRUNTIME, Way, allowed_ways, is_installed, preferred_way
 _log = logging.getLogger(__name__)
 
 __all__ = ["BACKENDS", "DEVICES", "ENGINE_SUFFIXES", "OPENVINO_PRECISIONS", "Backend", "open_backend"]
-
-BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "openvino", "tensorrt")
-DEVICES = ("cpu", "cuda")
-ENGINE_SUFFIXES = (".engine", ".plan")
-OPENVINO_PRECISIONS = ("f32", "bf16", "f16")
-"""In which OpenVINO can be asked to compute; the others compute as the file says."""
 
 
 def open_backend(

@@ -92,9 +92,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         with torch.autocast(x.device.type, enabled=False):
             exact = x.float()
             variance, mean = self._moments(exact.detach())
-            weight, bias = self.weight, self.bias
-            if not self.affine:
-                weight, bias = torch.ones_like(mean), torch.zeros_like(mean)
+            weight = self.weight if self.affine else torch.ones_like(mean)
+            bias = self.bias if self.affine else torch.zeros_like(mean)
             return _Normalised.apply(exact, weight, bias, mean, variance, self.eps).to(x.dtype)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
