@@ -12,9 +12,12 @@ import math
 import threading
 import weakref
 from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import DTypeLike
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
 
 LEAST_BYTES = 1 << 14
 """Smaller arrays are NumPy's own: its memory for them is at hand."""
