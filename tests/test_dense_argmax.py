@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cpsl_deploy import InputError
+from cpsl_deploy import InputError, dense_argmax
+from cpsl_deploy.bilinear_cells import Axis
 from cpsl_deploy.dense_argmax import labels_from_logits
 
 
@@ -50,14 +51,74 @@ def test_any_size_and_number_of_classes(seed: int, align_corners: bool) -> None:
     assert_exact(rng.normal(size=(classes, height, width)).astype(np.float32), size, align_corners)
 
 
+def smooth_regions(height: int, width: int) -> np.ndarray:
+    """As a network gives them: one of 19 classes far and wide, and gentle slopes between."""
+    rng = np.random.default_rng(1)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    centres = rng.uniform(0, width, (19, 2)).astype(np.float32)
+    distance = np.hypot(rows - centres[:, :1, None] / 2, columns - centres[:, 1:, None])
+    return (-distance).astype(np.float32)
+
+
 @pytest.mark.parametrize("size", [(128, 256), (127, 250), (16, 32), (9, 100)])
 def test_smooth_regions(size: tuple[int, int]) -> None:
-    """As a network gives them: one class far and wide, and gentle slopes between."""
-    rng = np.random.default_rng(1)
-    rows, columns = np.mgrid[:16, :32].astype(np.float32)
-    centres = rng.uniform(0, 32, (19, 2)).astype(np.float32)
-    distance = np.hypot(rows - centres[:, :1, None] / 2, columns - centres[:, 1:, None])
-    assert_exact((-distance).astype(np.float32), size)
+    assert_exact(smooth_regions(16, 32), size)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("ratios", [(1, 2), (2, 4), (4, 4), (8, 8), (16, 3), (5, 8), (0.5, 4)])
+def test_whole_ratios(ratios: tuple[float, float], align_corners: bool) -> None:
+    """One matrix for all cells where both are powers of two; smooth regions, and noise with its many
+    candidates."""
+    rng = np.random.default_rng(7)
+    for logits in (smooth_regions(14, 22), rng.normal(size=(6, 14, 22)).astype(np.float32)):
+        assert_exact(logits, (int(14 * ratios[0]), int(22 * ratios[1])), align_corners)
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "align_corners", "weights"),
+    [
+        (6, 24, False, [0.125, 0.375, 0.625, 0.875]),
+        (6, 12, False, [0.25, 0.75]),
+        (3, 5, True, [0, 0.5]),
+        (6, 25, False, None),
+        (6, 18, False, None),  # thirds are not the same everywhere in float32
+        (6, 24, True, None),
+    ],
+)
+def test_cells_with_the_same_weights(
+    few: int, many: int, align_corners: bool, weights: list[float] | None
+) -> None:
+    repeated = Axis.of(few, many, align_corners).repeated
+    assert (repeated is None) == (weights is None)
+    np.testing.assert_array_equal(repeated, weights)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (63, 95)])
+def test_however_few_cells_are_drawn_at_a_time(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = np.random.default_rng(8).normal(size=(7, 16, 24)).astype(np.float32)
+    expected = labels_from_logits(logits, size)
+    monkeypatch.setattr(dense_argmax, "_CORNER_VALUES", 4 * 7 * 30)
+    monkeypatch.setattr(dense_argmax, "_PIXEL_VALUES", 40)
+    np.testing.assert_array_equal(labels_from_logits(logits, size), expected)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (128, 192), (61, 97), (7, 50)])
+def test_what_torch_says(size: tuple[int, int], align_corners: bool) -> None:
+    torch = pytest.importorskip("torch")
+    for seed in range(5):
+        logits = torch.randn(5, 16, 24, generator=torch.Generator().manual_seed(seed))
+        dense = torch.nn.functional.interpolate(
+            logits[None], size=size, mode="bilinear", align_corners=align_corners
+        )[0]
+        best = dense.topk(2, dim=0)
+        clear = (best.values[0] - best.values[1] > 1e-5).numpy()
+        labels = labels_from_logits(logits.numpy(), size, align_corners=align_corners)
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(labels[clear], best.indices[0].numpy()[clear])
 
 
 def test_a_class_that_wins_only_between_corners() -> None:
@@ -73,6 +134,14 @@ def test_of_equal_classes_the_first_wins() -> None:
     assert not labels_from_logits(logits, (32, 32)).any()
     logits[0] = 0
     assert (labels_from_logits(logits, (31, 29)) == 1).all()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (56, 60)])
+def test_of_classes_equal_everywhere_the_first_wins(size: tuple[int, int]) -> None:
+    """Rounding does not tell them apart."""
+    three = np.random.default_rng(9).normal(size=(3, 8, 8)).astype(np.float32)
+    labels = labels_from_logits(three.repeat(2, axis=0), size)
+    np.testing.assert_array_equal(labels, 2 * labels_from_logits(three, size))
 
 
 def test_same_size_is_the_argmax() -> None:
@@ -110,6 +179,18 @@ def test_memory_is_bounded_where_every_cell_is_mixed() -> None:
     tracemalloc.stop()
     assert peak < 14e6, f"{peak / 1e6:.1f} MB"
     assert_exact(logits[:, :16, :32], (128, 256))
+
+
+def test_a_warm_call_takes_memory_of_the_logits_size_alone() -> None:
+    """What is as large as the labels is memory that came back."""
+    logits = smooth_regions(64, 128)
+    for _ in range(2):
+        labels_from_logits(logits, (1024, 2048))
+    tracemalloc.start()
+    labels = labels_from_logits(logits, (1024, 2048))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < labels.size / 2, f"{peak / 1e6:.1f} MB"
 
 
 @pytest.mark.parametrize(
