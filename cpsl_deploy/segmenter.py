@@ -323,6 +323,7 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    whole_graph: bool = False,
 ) -> Segmenter:
     """Open a model file (``.onnx``, ``.engine``, ``.plan``) or the run folder that holds one ``model.onnx``.
 
@@ -333,7 +334,9 @@ def load(
     INT8 of the same weights; what is opened is told in the log and by `Segmenter.describe`. ``device``: "cpu"
     or "cuda"; None is the GPU for an engine and for onnxruntime-tensorrt, else the CPU. ``threads``: CPU
     threads of one inference; None leaves it to the library. ``precision``: in which OpenVINO computes, "f32"
-    (None), "bf16" or "f16"; the other backends compute in the precision of the file.
+    (None), "bf16" or "f16"; the other backends compute in the precision of the file. ``whole_graph``: labels
+    are those of the file's own graph, as in other runtimes ("auto" is onnxruntime then); on a CPU they are
+    otherwise made of its logits outside the graph: the same but for ties, and faster.
 
     Raises ModelFileError if the file is missing, damaged or not one of this project, UnavailableError if the
     device or the precision cannot really be used, MissingExtraError (it names the pip command) if the library
@@ -342,7 +345,13 @@ def load(
     model = find_model(path)
     others = sorted(model.parent.glob("model.*.onnx")) if Path(path).is_dir() else ()
     opened = open_backend(
-        model, backend=backend, device=device, threads=threads, precision=precision, others=others
+        model,
+        backend=backend,
+        device=device,
+        threads=threads,
+        precision=precision,
+        others=others,
+        whole_graph=whole_graph,
     )
     return Segmenter(opened, opened.origin)
 

@@ -177,7 +177,7 @@ def compare_with_file(
     """Labels of an engine against those of its ONNX file, frame by frame. Classes without ground truth enough
     do not decide, as where a file is exported (`gate.rules`)."""
     with (
-        cpsl_deploy.load(model.path, backend="onnxruntime", device="cpu") as original,
+        cpsl_deploy.load(model.path, backend="onnxruntime", device="cpu", whole_graph=True) as original,
         cpsl_deploy.load(engine) as built,
     ):
         return _compared(original, built, model, frames, request, on_compared)

@@ -88,7 +88,7 @@ class Tribunal:
 
     def judge_file(self, path: Path) -> Verdict:
         """The verdict on an ONNX file in onnxruntime on the CPU."""
-        with cpsl_deploy.load(path, backend="onnxruntime", device="cpu") as segmenter:
+        with cpsl_deploy.load(path, backend="onnxruntime", device="cpu", whole_graph=True) as segmenter:
             return self.judge(segmenter)
 
 
@@ -133,7 +133,7 @@ def chosen(trials: Sequence[Trial]) -> Trial | None:
 
 def _trial(candidate: Candidate, workshop: Workshop, tribunal: Tribunal, network: Network) -> Trial:
     path, reference = workshop.file(candidate), tribunal.reference
-    with workshop.open(candidate) as segmenter:
+    with workshop.open(candidate, whole_graph=True) as segmenter:
         verdict = tribunal.judge(segmenter, candidate.backend_precision)
         worst_labels = _labels_at(segmenter, reference.frames, verdict.worst_frame)
     half = _at_half_size(path, tribunal, network) if verdict.passed else None

@@ -88,9 +88,11 @@ class Workshop:
         file = self.file(candidate)
         return ensure_engine(file, profile=request.profile, workspace_gib=request.workspace_gib)
 
-    def open(self, candidate: Candidate, *, threads: int | None = None) -> Segmenter:
-        """The candidate's file, opened with what is to run it. ``threads``: as of `cpsl_deploy.load`. Raises
-        also UnavailableError."""
+    def open(
+        self, candidate: Candidate, *, threads: int | None = None, whole_graph: bool = False
+    ) -> Segmenter:
+        """The candidate's file, opened with what is to run it. ``threads``, ``whole_graph``: as of
+        `cpsl_deploy.load`. Raises also UnavailableError."""
         if candidate.backend == "tensorrt":
             return cpsl_deploy.load(self.engine(candidate).path)
         return cpsl_deploy.load(
@@ -99,6 +101,7 @@ class Workshop:
             device=candidate.device,
             threads=threads,
             precision=candidate.backend_precision,
+            whole_graph=whole_graph,
         )
 
     def new_folder(self, name: str) -> Path:

@@ -27,6 +27,7 @@ def open_backend(
     threads: int | None = None,
     precision: str | None = None,
     others: Sequence[Path] = (),
+    whole_graph: bool = False,
 ) -> Backend:
     """Open a model file with one of `BACKENDS`.
 
@@ -39,6 +40,8 @@ def open_backend(
     ``threads``: CPU threads of one inference, 1 or more; None leaves it to the library.
     ``precision``: for openvino one of `OPENVINO_PRECISIONS`, None is "f32"; the others have the file's.
     ``others``: files that "auto" may take instead, if an export made them of the same weights.
+    ``whole_graph``: take labels from the file's own graph, as other runtimes do, also on a CPU, where they
+    are made of its logits otherwise: to judge the file. "auto" is onnxruntime then.
 
     Raises InputError for values that break these rules, ModelFileError if the file is missing, damaged or
     of another kind, UnavailableError if the device or precision cannot really be used, MissingExtraError if
@@ -48,7 +51,7 @@ def open_backend(
     _check_arguments(backend, device, threads, precision)
     is_engine = path.suffix in ENGINE_SUFFIXES
     _check_file(path)
-    if backend == "auto" and device is None and precision is None and not is_engine:
+    if backend == "auto" and device is None and precision is None and not (is_engine or whole_graph):
         return _open_auto(path, others, threads)
     if backend == "auto":
         backend = "tensorrt" if is_engine else "onnxruntime"
@@ -66,12 +69,18 @@ def open_backend(
         from .onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeTensorRTBackend
 
         if backend == "onnxruntime":
-            return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads)
+            return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads, whole_graph=whole_graph)
         return OnnxRuntimeTensorRTBackend(path, device=device or "cuda", threads=threads)
     if backend == "openvino":
         from .openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(path, device=device or "cpu", threads=threads, precision=precision or "f32")
+        return OpenVinoBackend(
+            path,
+            device=device or "cpu",
+            threads=threads,
+            precision=precision or "f32",
+            whole_graph=whole_graph,
+        )
     from .tensorrt_backend import TensorRTBackend
 
     return TensorRTBackend(path, device=device or "cuda")

@@ -147,15 +147,17 @@ class Backend(ABC):
                 )
             check_class_count(self.origin, logits.shape[1], self.spec)
 
-    def prefer_labels_outside(self, path: Path) -> bytes | None:
+    def prefer_labels_outside(self, path: Path, allowed: bool) -> bytes | None:
         """The model to open instead of the ONNX file ``path``, which ends at the logits; None to open the
-        file itself. For backends on the CPU; call it after `describe_file`.
+        file itself, as always where this is not ``allowed``. For backends on the CPU; call it after
+        `describe_file`.
 
         Labels are made in the graph where they are of the logits' size, and for a file that gives
         confidence, which needs every logit of the frame.
         """
         wanted = self.contract.outputs
-        if LABELS not in wanted or CONFIDENCE in wanted or self.contract.output_stride >= self.spec.stride:
+        has_dense_labels = LABELS in wanted and self.contract.output_stride < self.spec.stride
+        if not allowed or not has_dense_labels or CONFIDENCE in wanted:
             return None
         model = up_to_logits(path)
         self.labels_outside = model is not None

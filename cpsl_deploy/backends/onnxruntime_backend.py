@@ -45,8 +45,11 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, device: str = "cpu", threads: int | None = None, whole_graph: bool = False
+    ) -> None:
         """Open an ONNX file. See `open_backend` for the arguments and errors."""
+        self._whole_graph = whole_graph
         self.device, self._threads = device, threads
         self._session: Any = None
         self._bound: BoundRun | None = None
@@ -94,7 +97,7 @@ class OnnxRuntimeBackend(Backend):
         options.log_severity_level = 3 if self.device == "cuda" else 4
         model: str | bytes = str(path)
         if self.device == "cpu":
-            model = self.prefer_labels_outside(path) or model
+            model = self.prefer_labels_outside(path, allowed=not self._whole_graph) or model
             self._threads = inference_threads(self._threads)
             options.add_session_config_entry(STOP_SPINNING, "1")
         if self._threads is not None:

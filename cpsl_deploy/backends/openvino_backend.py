@@ -28,7 +28,13 @@ class OpenVinoBackend(Backend):
     name = "openvino"
 
     def __init__(
-        self, path: Path, *, device: str = "cpu", threads: int | None = None, precision: str = "f32"
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: str = "f32",
+        whole_graph: bool = False,
     ) -> None:
         """Open an ONNX file. ``precision``: one of `OPENVINO_PRECISIONS`. See `open_backend` for the other
         arguments and errors."""
@@ -51,7 +57,7 @@ class OpenVinoBackend(Backend):
         if (count := inference_threads(threads)) is not None:
             properties["INFERENCE_NUM_THREADS"] = count
         try:
-            model = core.read_model(self.prefer_labels_outside(path) or path)
+            model = core.read_model(self.prefer_labels_outside(path, allowed=not whole_graph) or path)
             inputs, outputs = _ports(model.inputs), _ports(model.outputs)
             self.check_ports(inputs, outputs)
             compiled = core.compile_model(model, "CPU", properties)

@@ -136,7 +136,7 @@ def measure_parity(file: Path, network: Network, images: Sequence[Path]) -> Pari
     working = WorkingImages(dataset, probe.spec.size)
     rows: list[dict[str, np.ndarray]] = []
     sizes, remark = set(), ""
-    with cpsl_deploy.load(file, backend="onnxruntime", device="cpu") as segmenter:
+    with cpsl_deploy.load(file, backend="onnxruntime", device="cpu", whole_graph=True) as segmenter:
         for i, path in enumerate(images):
             frame = _runtime_frame(path)
             fed = fed_frame(segmenter, frame)

@@ -42,9 +42,9 @@ class Shelf:
         path.write_bytes(found.SerializeToString())
         return path
 
-    def open(self, candidate: Candidate) -> Any:
+    def open(self, candidate: Candidate, *, whole_graph: bool = False) -> Any:
         self.opened.append(candidate)
-        return cpsl_deploy.load(self.file(candidate))
+        return cpsl_deploy.load(self.file(candidate), whole_graph=whole_graph)
 
     def float_file(self, candidate: Candidate) -> None:
         return None

@@ -158,12 +158,12 @@ def test_a_published_recipe_is_planned_without_its_data(
 def test_a_stage_that_does_not_fit_is_named_with_what_to_lower(
     places: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forward(self: WarmUp, *_: object) -> None:
+    def parts(self: WarmUp, *_: object) -> None:
         raise torch.cuda.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 15 GiB."
         )
 
-    monkeypatch.setattr(WarmUp, "forward", forward)
+    monkeypatch.setattr(WarmUp, "parts", parts)
     source, target, recipe = places
     made = plan(source, target, recipe=recipe, device="cpu")
     stages = of_stages(made)
