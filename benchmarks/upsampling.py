@@ -4,10 +4,14 @@
 
 Small ONNX graphs, each a way of writing "upsample bilinearly, then argmax", run on the CPU with two threads.
 They take turns, so that a busy machine slows them alike, and figures are ratios to the first, which makes
-the logits of the whole frame. Every graph's labels are compared with torch's. Memory is what a process of
-its own needs to load and run a graph (Linux alone). Writes ``upsampling.json`` and ``upsampling.md``; the
-last line on standard output is one compact JSON document. The last two ways are those of exported files
-(``export/graph/upsampling.py``).
+the logits of the whole frame. Every graph's labels are compared with torch's. CPU time is that of all threads
+of the process. Memory is what a process of its own needs to load and run a graph (Linux alone). The limit is
+reading the logits and writing the labels at the measured rate of memory. Writes ``upsampling.json`` and
+``upsampling.md``; the last line on standard output is one compact JSON document. The last two ways are those
+of exported files (``export/graph/upsampling.py``).
+
+The logits are noise, of which these graphs take no notice; ``dense_argmax.py`` sets the best of them against
+the way outside of a graph, which does.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import dataclasses
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +38,14 @@ from cpsl_deploy.command_line import Command, parse_size
 from cpsl_deploy.export.graph.upsampling import ROWS_PER_STRIP, row_weights
 from cpsl_deploy.files import new_output_folder, write_json, write_text
 from cpsl_deploy.machine import describe_machine, package_versions
+from cpsl_deploy.machine.copy_rate import copy_rate
 
 THREADS = 2
+PAUSE_S = 0.01
+"""Before a frame is timed: threads of the one before have gone to sleep."""
+
+Run = Callable[[np.ndarray], np.ndarray]
+"""From logits float32 (1, classes, h, w) to labels uint8."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,14 @@ class Graph:
     def winners(self, value: str, axis: int) -> str:
         return self("Cast", self("ArgMax", value, axis=axis, keepdims=0), to=TensorProto.FLOAT)
 
-    def model(self, case: Case, result: str) -> bytes:
+    def model(self, case: Case, result: str, maps: int = 1) -> bytes:
+        """``result``: labels, or several maps below each other."""
         labels = self("Cast", result, to=TensorProto.UINT8)
         graph = helper.make_graph(
             self.nodes,
             "labels_from_logits",
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, case.classes, *case.small])],
-            [helper.make_tensor_value_info(labels, TensorProto.UINT8, [1, case.height, case.width])],
+            [helper.make_tensor_value_info(labels, TensorProto.UINT8, [1, maps * case.height, case.width])],
             self.constants,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -147,19 +159,32 @@ def two_resizes(g: Graph, case: Case) -> str:
     return g.winners(g.resize(x, [1, case.height, case.width, case.classes]), 3)
 
 
+def width_then_matrices_classes_first(g: Graph, case: Case) -> str:
+    wide = g.resize("logits", [1, case.classes, case.small[0], case.width])
+    strips = []
+    for weights in row_weights(case.small[0], case.height, False).split(ROWS_PER_STRIP // 2):
+        needed = np.flatnonzero(weights.numpy().any(0))
+        first, end = int(needed[0]), int(needed[-1]) + 1
+        matrix = g.constant(weights[:, first:end].numpy(), np.float32)
+        strips.append(g.winners(g("MatMul", matrix, g.rows(wide, first, end, 2)), 1))
+    return g("Concat", *strips, axis=1)
+
+
 def width_then_matrices(g: Graph, case: Case) -> str:
+    return g("Concat", *(g.winners(strip, 3) for strip in strips_by_matrices(g, case)), axis=1)
+
+
+def strips_by_matrices(g: Graph, case: Case) -> Iterator[str]:
+    """(1, rows, W, classes), as exported files make them."""
     wide = g.resize("logits", [1, case.classes, case.small[0], case.width])
     x = g("Transpose", wide, perm=[0, 2, 3, 1])
     x = g("Reshape", x, g.constant([1, case.small[0], case.width * case.classes]))
-    strips = []
     for weights in row_weights(case.small[0], case.height, False).split(ROWS_PER_STRIP):
         needed = np.flatnonzero(weights.numpy().any(0))
         first, end = int(needed[0]), int(needed[-1]) + 1
         matrix = g.constant(weights[:, first:end].numpy(), np.float32)
         strip = g("MatMul", matrix, g.rows(x, first, end, 1))
-        shape = g.constant([1, len(weights), case.width, case.classes])
-        strips.append(g.winners(g("Reshape", strip, shape), 3))
-    return g("Concat", *strips, axis=1)
+        yield g("Reshape", strip, g.constant([1, len(weights), case.width, case.classes]))
 
 
 WAYS: dict[str, Callable[[Graph, Case], str]] = {
@@ -168,13 +193,13 @@ WAYS: dict[str, Callable[[Graph, Case], str]] = {
     "strips with a halo": strips_with_halo,
     "height, then strips of the width": height_then_strips,
     "running maximum over classes": running_maximum,
+    "width, then strips by matrix product, classes first": width_then_matrices_classes_first,
     "height, then width with classes last (free sizes)": two_resizes,
     "width, then strips by matrix product (fixed sizes)": width_then_matrices,
 }
 
 
-def runner(backend: str, model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from logits to labels."""
+def runner(backend: str, model: bytes) -> Run:
     if backend == "openvino":
         import openvino
 
@@ -184,6 +209,8 @@ def runner(backend: str, model: bytes) -> Callable[[np.ndarray], np.ndarray]:
         return lambda logits: compiled(logits)[0]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
+    # Threads that wait in circles would be counted as CPU time, and of whatever runs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda logits: session.run(None, {"logits": logits})[0]
 
@@ -203,61 +230,117 @@ def resident(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def peak_memory(backend: str, model: bytes, logits: np.ndarray) -> int:
-    """Bytes that running a graph adds to this process, which must be its own."""
+def peak_memory(make: Callable[[], Run], logits: np.ndarray) -> int:
+    """Bytes that making and running a way adds to this process, which must be its own."""
     before = resident("VmRSS")
-    run = runner(backend, model)
+    run = make()
     for _ in range(2):
         run(logits)
     return resident("VmHWM") - before
 
 
-def peak_memories(backend: str, case: Case) -> dict[str, int]:
+def peak_memories(makes: Mapping[str, Callable[[], Run]], logits: np.ndarray) -> dict[str, int]:
     """``peak_memory`` of each way. To be called before this process runs a graph: its children are forks."""
-    tasks = [(backend, model, case.logits()) for model in written(case).values()]
+    tasks = [(make, logits) for make in makes.values()]
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        return dict(zip(WAYS, pool.starmap(peak_memory, tasks, chunksize=1), strict=True))
+        return dict(zip(makes, pool.starmap(peak_memory, tasks, chunksize=1), strict=True))
+
+
+def makes_of(backend: str, case: Case) -> dict[str, Callable[[], Run]]:
+    return {name: partial(runner, backend, model) for name, model in written(case).items()}
+
+
+def in_turns(runs: Mapping[str, Run], logits: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+    """(rounds, 2) seconds by name, wall-clock and of the process's CPU time. Each is run once untimed before
+    every timed run, as in a loop over frames."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            time.sleep(PAUSE_S)
+            run(logits)
+            wall, cpu = time.perf_counter(), time.process_time()
+            run(logits)
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def limit_s(logits: np.ndarray, size: tuple[int, int]) -> float:
+    """Seconds of reading the logits once and writing uint8 labels of ``size``."""
+    return (logits.nbytes + size[0] * size[1]) / copy_rate(THREADS).bytes_per_s
+
+
+def measured(
+    runs: Mapping[str, Run], logits: np.ndarray, expected: np.ndarray, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Per way: median times, the wall-clock's as a ratio to the first way's with its quartiles, the fraction
+    of the limit that is reached, and the share of labels unlike the ``expected``."""
+    unlike = {name: float((np.asarray(run(logits)) != expected).mean()) for name, run in runs.items()}
+    seconds, limit = in_turns(runs, logits, rounds), limit_s(logits, expected.shape[-2:])
+    first = next(iter(seconds.values()))[:, 0]
+    rows = {}
+    for name, values in seconds.items():
+        wall, cpu = np.median(values, axis=0)
+        low, ratio, high = np.percentile(values[:, 0] / first, [25, 50, 75])
+        rows[name] = {
+            "ratio": float(ratio),
+            "ratio_low": float(low),
+            "ratio_high": float(high),
+            "ms": 1e3 * float(wall),
+            "cpu_ms": 1e3 * float(cpu),
+            "limit_ms": 1e3 * limit,
+            "of_limit": limit / float(wall),
+            "unlike": unlike[name],
+        }
+    return rows
 
 
 def measure(backend: str, case: Case, rounds: int) -> dict[str, dict[str, float]]:
-    """Per way: its median time, that as a ratio to the first way's, the share of labels unlike torch's."""
+    """`measured` of the graphs on noise, held against torch."""
     logits, size = case.logits(), (case.height, case.width)
     upsampled = functional.interpolate(torch.from_numpy(logits), size=size, mode="bilinear")
-    expected = upsampled.argmax(1).numpy()
-    runs = {name: runner(backend, model) for name, model in written(case).items()}
-    unlike = {name: float((run(logits) != expected).mean()) for name, run in runs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run(logits)
-            seconds[name].append(time.perf_counter() - began)
-    first = np.array(next(iter(seconds.values())))
-    return {
-        name: {
-            "ratio": float(np.median(np.array(values) / first)),
-            "ms": 1000 * float(np.median(values)),
-            "unlike_torch": unlike[name],
-        }
-        for name, values in seconds.items()
-    }
+    runs = {name: make() for name, make in makes_of(backend, case).items()}
+    return measured(runs, logits, upsampled.argmax(1).numpy(), rounds)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table per backend: a line per way, a column per case, each with ratio and memory."""
+    """A table per backend: a line per way, a column per case, each with ratio, times and memory."""
     lines = []
     for backend in dict.fromkeys(row["backend"] for row in rows):
         chosen = [row for row in rows if row["backend"] == backend]
         cases = list(dict.fromkeys(row["case"] for row in chosen))
-        lines += [f"{backend}: time as a ratio to the first way, and peak memory in MB", ""]
+        lines += [
+            f"{backend}: time as a ratio to the first way; milliseconds, of the clock / of all CPUs; peak MB",
+            "",
+        ]
         lines += ["| way | " + " | ".join(cases) + " |", "| --- |" + " --- |" * len(cases)]
-        for way in WAYS:
-            cells = {row["case"]: row for row in chosen if row["way"] == way}
-            texts = [f"{cells[case]['ratio']:.2f}, {cells[case]['peak_mb']:.0f}" for case in cases]
-            lines.append(f"| {way} | " + " | ".join(texts) + " |")
-        lines.append("")
-    worst = max(row["unlike_torch"] for row in rows)
-    return "\n".join([*lines, f"Labels unlike torch's: at most {worst:.4%} of the pixels of any graph.", ""])
+        for way in dict.fromkeys(row["way"] for row in chosen):
+            cells = [next(row for row in chosen if (row["way"], row["case"]) == (way, c)) for c in cases]
+            lines.append(f"| {way} | " + " | ".join(map(_cell, cells)) + " |")
+        limits = [next(row["limit_ms"] for row in chosen if row["case"] == case) for case in cases]
+        lines += ["| limit: memory | " + " | ".join(f"{limit:.2f} ms" for limit in limits) + " |", ""]
+    worst = max(row["unlike"] for row in rows)
+    return "\n".join([*lines, f"Labels unlike the expected: at most {worst:.4%} of the pixels.", ""])
+
+
+def _cell(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.2f}; {row['ms']:.1f} / {row['cpu_ms']:.1f}; {row['peak_mb']:.0f}"
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]], rounds: int) -> None:
+    """``NAME.json`` and ``NAME.md``, and both on standard output."""
+    facts = {
+        "threads": THREADS,
+        "rounds": rounds,
+        "memory": copy_rate(THREADS).how,
+        "memory_bytes_per_s": copy_rate(THREADS).bytes_per_s,
+        "machine": dataclasses.asdict(describe_machine()),
+        "versions": package_versions(),
+        "rows": rows,
+    }
+    write_json(folder / f"{name}.json", facts)
+    write_text(folder / f"{name}.md", markdown(rows))
+    print(markdown(rows))
+    print(json.dumps({f"{r['backend']}, {r['case']}, {r['way']}": round(r["ratio"], 3) for r in rows}))
 
 
 @click.command(cls=Command)
@@ -287,27 +370,14 @@ def main(
     """Measure ways from logits to labels on this machine."""
     cases = [Case(c, s, *parse_size(size)) for size in sizes for c in classes for s in strides]
     folder = new_output_folder(output)
-    machine = describe_machine()
     todo = [(backend, case) for backend in backends for case in cases]
-    memories = [peak_memories(backend, case) for backend, case in todo]
+    memories = [peak_memories(makes_of(backend, case), case.logits()) for backend, case in todo]
     rows = [
         {"backend": backend, "case": case.title, "way": way, "peak_mb": memory[way] / 1e6, **values}
         for (backend, case), memory in zip(todo, memories, strict=True)
         for way, values in measure(backend, case, rounds).items()
     ]
-    write_json(
-        folder / "upsampling.json",
-        {
-            "threads": THREADS,
-            "rounds": rounds,
-            "machine": dataclasses.asdict(machine),
-            "versions": package_versions(),
-            "rows": rows,
-        },
-    )
-    write_text(folder / "upsampling.md", markdown(rows))
-    print(markdown(rows))
-    print(json.dumps({f"{r['backend']}, {r['case']}, {r['way']}": round(r["ratio"], 3) for r in rows}))
+    write(folder, "upsampling", rows, rounds)
 
 
 if __name__ == "__main__":
