@@ -56,7 +56,7 @@ def scene_logits(classes: int, height: int, width: int, seed: int = 0) -> np.nda
     """float32 (classes, height, width): regions with smooth borders, as a network's are, and mild noise."""
     rng = np.random.default_rng(seed)
     regions = np.zeros((height, width), np.int64)
-    regions[: height // 3] = 10
+    regions[: height // 3] = classes // 2
     regions[height // 3 : height // 2] = 2
     for _ in range(40):
         y, x = rng.integers(height), rng.integers(width)
