@@ -32,6 +32,7 @@ DOCUMENTS = (
     "docs/bench.md",
     "docs/edge.md",
     "docs/export.md",
+    "docs/speed.md",
     "docs/streams.md",
     METHOD,
 )
