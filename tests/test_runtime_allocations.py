@@ -88,6 +88,15 @@ def test_a_warm_loop_allocates_nothing_of_a_frame_s_size(
         assert segmenter.predict(frames(1, frame_size)[0]).labels.size > 5 * SMALL  # it would have been seen
 
 
+def test_labels_made_outside_the_graph_allocate_what_their_borders_need(tmp_path: Path, backend: str) -> None:
+    """Less than one label map: numbers of the cells that classes share, but no labels and no canvas of them."""
+    coarse_onnx = pytest.importorskip("coarse_onnx", exc_type=ImportError)
+    model = coarse_onnx.write_coarse_onnx(tmp_path / "m.onnx", SIZE)
+    with load(model, backend=backend, threads=1) as segmenter:
+        assert segmenter.describe()["labels_outside"]
+        assert most_allocated(one_frame(segmenter, "BGR"), frames(WARM_UP + FRAMES)) < SIZE[0] * SIZE[1]
+
+
 def test_batches_allocate_nothing_either(tmp_path: Path, backend: str) -> None:
     model = tiny_onnx.write_tiny_onnx(tmp_path / "m.onnx", size=SIZE, batch=None)
     buffers = [FrameBuffers() for _ in range(3)]
