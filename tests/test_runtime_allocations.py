@@ -89,7 +89,7 @@ def test_a_warm_loop_allocates_nothing_of_a_frame_s_size(
 
 
 def test_labels_made_outside_the_graph_allocate_what_their_borders_need(tmp_path: Path, backend: str) -> None:
-    """Less than one label map: numbers of the cells that classes share, but no labels and no canvas of them."""
+    """Less than one label map: numbers of the cells that classes share, but no labels and no canvas."""
     coarse_onnx = pytest.importorskip("coarse_onnx", exc_type=ImportError)
     model = coarse_onnx.write_coarse_onnx(tmp_path / "m.onnx", SIZE)
     with load(model, backend=backend, threads=1) as segmenter:
