@@ -79,7 +79,8 @@ def test_a_machine_that_was_slower_before_gives_no_share_above_one() -> None:
     """Latencies of single frames that took ten times as long: they are not held against this run."""
     found = measure_throughput(stand_in(0.01), synthetic_frames(SIZE, 2), stages(1, 100), count=8)
     assert found.share_of_slowest <= 1
-    assert found.fps <= found.slowest_stage_fps <= 100
+    # 100 a second, and of eight frames a little more: the clock starts when the first is under way.
+    assert found.fps <= found.slowest_stage_fps <= 110
 
 
 def test_quartiles_are_of_parts_of_the_run() -> None:
