@@ -15,7 +15,7 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
                 if key.strip() in ("model name", "Model") and value.strip():
                     return value.strip()
     if platform.system() == "Darwin":
-        from .description import _output_of
+        from .command_output import output_of
 
-        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+        return output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import subprocess
 from dataclasses import dataclass
 
 from .. import __version__
+from .command_output import output_of
 from .cores import usable_cores
 from .cpu_name import cpu_name
 from .jetson import Jetson, find_jetson
@@ -83,14 +83,5 @@ def _memory_gib() -> float | None:
 
 
 def _gpus() -> tuple[str, ...]:
-    listed = _output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    listed = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     return tuple(line.strip() for line in listed.splitlines() if line.strip())
-
-
-def _output_of(*command: str) -> str:
-    """Standard output of a command; empty if it is not installed, fails or hangs."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
