@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class PublishedBank:
-    """Queues of features (B, D) and of class scores (B, K), the newest pixels first."""
+    """Queues of features (B, D) and of class scores (B, K), of length one each, the newest pixels first."""
 
     def __init__(self, features: Tensor, scores: Tensor) -> None:
         self.features, self.scores = features, scores
@@ -50,7 +50,8 @@ def published_self_labelling(
 ) -> Tensor:
     """The loss of a batch, (), of each image's features (n, D) and logits (n, K) of the drawn pixels.
 
-    prototypes: (K, D), which the gradient flows into; bank and batch are both scored with them normalised.
+    prototypes: (K, D), which the gradient flows into; bank and batch are both scored with them normalised,
+    the bank as it is stored.
     """
     loss = prototypes.new_zeros(())
     for of_image, of_logits in zip(features, logits, strict=True):
@@ -58,7 +59,7 @@ def published_self_labelling(
         normalised = F.normalize(prototypes, dim=1)
         log_probs = F.log_softmax(pixels @ normalised.t() / temperature, dim=1)
         with torch.no_grad():
-            of_bank = F.normalize(bank.features, dim=1) @ normalised.t()
+            of_bank = bank.features @ normalised.t()
             by_features = torch.cat([of_bank, pixels @ normalised.t()])
             by_logits = torch.cat([bank.scores, scores])
         for of_kind in (by_features, by_logits):
